@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Nouns of the store, frozen: what one host must know to plan its dataplane.
+
+Names and meaning follow the Neutron API.  Addresses are canonical strings (as
+``str(ipaddress.ip_address(...))`` prints them), MAC addresses are lower case
+with colons; whoever builds these values has validated them.  An object whose
+store row did not change is the *same* Python object in the next snapshot: that
+identity is what lets the planners skip unchanged work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from types import MappingProxyType
+from typing import NewType
+
+from agent.core.errors import Problem
+
+NetworkId = NewType("NetworkId", str)
+SubnetId = NewType("SubnetId", str)
+PortId = NewType("PortId", str)
+EndpointId = NewType("EndpointId", str)
+HostName = NewType("HostName", str)
+
+
+class NetworkType(StrEnum):
+    """How a network's packets travel between hosts."""
+
+    LOCAL = "local"
+    FLAT = "flat"
+    VLAN = "vlan"
+    VXLAN = "vxlan"
+    GENEVE = "geneve"
+
+    @property
+    def is_tunnel(self) -> bool:
+        """True for overlays between hosts."""
+        return self in (NetworkType.VXLAN, NetworkType.GENEVE)
+
+    @property
+    def is_physical(self) -> bool:
+        """True where others than the store's ports may live on the segment."""
+        return self in (NetworkType.FLAT, NetworkType.VLAN)
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """A layer 2 segment.
+
+    ``segmentation_id`` is the VNI (1..16777215) or VLAN id (1..4094); ``physnet``
+    is set for flat and vlan; ``mtu`` is the largest IP packet in bytes.
+    """
+
+    id: NetworkId
+    name: str
+    type: NetworkType
+    segmentation_id: int | None
+    physnet: str | None
+    mtu: int
+    admin_state_up: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Subnet:
+    """An address range of a network; ``cidr`` is canonical, ``gateway`` may be None."""
+
+    id: SubnetId
+    name: str
+    network: NetworkId
+    cidr: str
+    gateway: str | None
+    ipv6_address_mode: str | None = None
+    ipv6_ra_mode: str | None = None
+    dhcp: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class FixedIp:
+    """An address of a port and the subnet that it is from."""
+
+    address: str
+    subnet: SubnetId
+
+
+@dataclass(frozen=True, slots=True)
+class AddressPair:
+    """An address or prefix (canonical CIDR, ``/32`` or ``/128`` included) that a port may use besides its own."""
+
+    cidr: str
+    mac: str
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """A port bound to this host."""
+
+    id: PortId
+    name: str
+    network: NetworkId
+    mac: str
+    fixed_ips: tuple[FixedIp, ...]
+    admin_state_up: bool = True
+    port_security: bool = True
+    allowed_address_pairs: tuple[AddressPair, ...] = ()
+    device_owner: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """What a host knows of any port on its networks, its own included."""
+
+    id: EndpointId
+    network: NetworkId
+    mac: str
+    addresses: tuple[str, ...]
+    host: HostName
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """A hypervisor, as it announces itself.
+
+    ``tunnel_address`` is where others send encapsulated packets; ``bridge_mappings``
+    maps a physical network to the operator's bridge on that host.
+    """
+
+    name: HostName
+    tunnel_address: str | None = None
+    encapsulations: frozenset[NetworkType] = frozenset()
+    bridge_mappings: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+
+
+@dataclass(frozen=True, slots=True)
+class HostSnapshot:
+    """Everything that one host needs, as of one revision of the store.
+
+    ``in_sync`` is False only for the empty snapshot before the first data: nothing
+    is written or deleted because of it.  ``stale`` marks a snapshot that came from
+    the disk and not from the live store.  ``problems`` are rows that could not be
+    understood; the objects concerned are absent here and fail closed.
+    """
+
+    host: HostName
+    generation: str = ""
+    revision: int = 0
+    in_sync: bool = False
+    stale: bool = False
+    networks: Mapping[NetworkId, Network] = field(default_factory=dict)
+    subnets: Mapping[NetworkId, tuple[Subnet, ...]] = field(default_factory=dict)
+    ports: Mapping[PortId, Port] = field(default_factory=dict)
+    endpoints: Mapping[NetworkId, Mapping[EndpointId, Endpoint]] = field(default_factory=dict)
+    hosts: Mapping[HostName, Host] = field(default_factory=dict)
+    problems: tuple[Problem, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PluggedInterface:
+    """An Open vSwitch interface on ``br-int`` that says which port it is (``external_ids:iface-id``).
+
+    ``ofport`` is its OpenFlow port number, None until Open vSwitch has given one;
+    ``error`` is what Open vSwitch says is wrong with it.
+    """
+
+    name: str
+    port: PortId
+    ofport: int | None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SwitchView:
+    """What the planners need to know of the local switch.
+
+    ``interfaces`` by port id; ``ofports`` of all other ports of ``br-int`` by name
+    (tunnels, patch ports); ``bridges`` that exist.  Unchanged interfaces are the
+    same objects from one view to the next.  ``connected`` is False before the first
+    data has come: then nothing may be planned.
+    """
+
+    connected: bool = False
+    bridges: frozenset[str] = frozenset()
+    interfaces: Mapping[PortId, PluggedInterface] = field(default_factory=dict)
+    ofports: Mapping[str, int] = field(default_factory=dict)
+    problems: tuple[Problem, ...] = ()

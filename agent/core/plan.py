@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The vocabulary that planners, drivers and the reconciler share.
+
+A *plan* maps object ids to *groups*.  A group holds the items of one port, one
+network, one endpoint, or of the host itself: for each driver a mapping from key to
+value.  Keys and bulk values are canonical strings (equal means ``==``); other
+values are frozen dataclasses of ``agent.core.items``.  A planner that is asked
+again with the same inputs returns the *same* group object, and the diff looks no
+further than that identity, so that a pass costs what changed and not what exists.
+
+A *driver* knows one subsystem of kernel or switch and nothing of ports.  It reads
+what is ours (``observe``) and writes differences (``apply``).  Drivers are applied
+in a fixed order; deletes run backward; what opens a port comes last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import NamedTuple, NewType, Protocol, TypeAlias
+
+from agent.core.errors import Problem
+from agent.core.items import Item
+
+ObjectId = NewType("ObjectId", str)
+Key: TypeAlias = str
+Value: TypeAlias = str | Item
+
+_EMPTY: Mapping[str, Mapping[Key, Value]] = MappingProxyType({})
+
+
+class ItemRef(NamedTuple):
+    """One item: the driver's name and the key."""
+
+    driver: str
+    key: Key
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Group:
+    """All items of one object.  Compared by identity: same object, nothing to do.
+
+    ``requires`` gates: an item is *blocked* while one of those that it names has
+    failed or is blocked itself; it is then neither created nor changed.
+    """
+
+    object_id: ObjectId
+    items: Mapping[str, Mapping[Key, Value]] = field(default_factory=lambda: _EMPTY)
+    requires: Mapping[ItemRef, frozenset[ItemRef]] = field(default_factory=lambda: MappingProxyType({}))
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What the host should hold, and what could not be planned and why."""
+
+    groups: Mapping[ObjectId, Group] = field(default_factory=dict)
+    problems: tuple[Problem, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """The difference that one driver has to write.
+
+    ``updates`` are (old, new); ``deletes`` carry the old value; ``owners`` names the
+    object of each created or updated key (a driver may mark the item with it).
+    """
+
+    creates: Mapping[Key, Value] = field(default_factory=dict)
+    updates: Mapping[Key, tuple[Value, Value]] = field(default_factory=dict)
+    deletes: Mapping[Key, Value] = field(default_factory=dict)
+    owners: Mapping[Key, ObjectId] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self.creates or self.updates or self.deletes)
+
+    def __len__(self) -> int:
+        return len(self.creates) + len(self.updates) + len(self.deletes)
+
+    def keys(self) -> Collection[Key]:
+        """All keys that this delta touches."""
+        return {*self.creates, *self.updates, *self.deletes}
+
+
+class Driver(Protocol):
+    """One subsystem.  Runs on the reconcile thread only."""
+
+    @property
+    def name(self) -> str:
+        """Short name: the driver part of an ``ItemRef``, in metrics and status."""
+
+    def observe(self, keys: Mapping[Key, ObjectId] | None = None) -> dict[Key, Value]:
+        """Read back what is ours: everything, or those of *keys* (key -> owner) that exist.
+
+        Never returns an object that is not ours, so nothing foreign is ever deleted.
+        Raises AgentError when the subsystem cannot be read.
+        """
+
+    def apply(self, delta: Delta) -> dict[Key, Exception]:
+        """Write *delta* in one batch; return the keys that failed and why ({}: all done).
+
+        Idempotent: creating what exists, or deleting what is gone, is no error.
+        Raises AgentError only when the whole subsystem is unusable.
+        """
+
+
+class SlicedDriver(Driver, Protocol):
+    """A driver whose subsystem holds so much that reading it back is done in parts.
+
+    An item lies in slice ``naming.owner_hash(owner) % slices``.
+    """
+
+    def slices(self) -> int:
+        """Into how many slices the subsystem is cut now (a power of two, at most 65,536)."""
+
+    def observe_slice(self, index: int, of: int) -> dict[Key, Value]:
+        """Read back what is ours and marked as lying in slice *index* of *of*."""

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One file a subsystem of kernel or switch: observe what is ours, apply differences."""

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What operators and Prometheus see of a running daemon."""
