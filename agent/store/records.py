@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the store holds, as the writer's ``get`` and ``list`` calls return it, and what a write gives back.
+
+Frozen copies: they do not change when the store does.  ``to_dict`` is what YAML and
+JSON output show; its keys are those of the file format wherever that has the thing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Generic, TypeVar
+
+R = TypeVar("R")
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, _Record):
+        return value.to_dict()
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(item) for item in value]
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class _Record:
+    def to_dict(self) -> dict[str, object]:
+        """Return plain values only: str, int, bool, None, list and dict."""
+        return {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkRecord(_Record):
+    """A network; ``mtu`` in bytes, ``subnets`` are ids."""
+
+    id: str
+    name: str
+    type: str
+    segmentation_id: int | None
+    physnet: str | None
+    mtu: int
+    admin_state_up: bool
+    external: bool
+    dns_domain: str
+    port_security: bool
+    subnets: tuple[str, ...] = ()
+    project: str = ""
+    external_ids: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class SubnetRecord(_Record):
+    """A subnet; ``network`` is an id, ``network_name`` its name; pools are ``first-last``."""
+
+    id: str
+    name: str
+    network: str
+    network_name: str
+    cidr: str
+    gateway: str | None
+    dhcp: bool
+    allocation_pools: tuple[str, ...]
+    ipv6_address_mode: str | None
+    ipv6_ra_mode: str | None
+    project: str = ""
+    external_ids: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class FixedIpRecord(_Record):
+    """An address of a port and the id of the subnet that it is from."""
+
+    address: str
+    subnet: str
+
+
+@dataclass(frozen=True, slots=True)
+class PortRecord(_Record):
+    """A port and what the agent of its host says about it.
+
+    ``up`` is None while that agent has said nothing; ``reason`` is why it is not up;
+    ``since`` is in Unix seconds.
+    """
+
+    id: str
+    name: str
+    network: str
+    network_name: str
+    host: str
+    mac_address: str
+    fixed_ips: tuple[FixedIpRecord, ...]
+    admin_state_up: bool
+    port_security: bool
+    allowed_address_pairs: tuple[str, ...]
+    device_owner: str
+    device_id: str
+    project: str = ""
+    external_ids: Mapping[str, str] = field(default_factory=dict)
+    up: bool | None = None
+    reason: str = ""
+    since: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HostRecord(_Record):
+    """A hypervisor: what it announces and how far it is.
+
+    ``applied_revision`` and ``heartbeat`` (Unix seconds) are None until its agent has
+    reported once; ``id`` is empty for a host that has reported but is not announced.
+    """
+
+    id: str
+    name: str
+    tunnel_address: str | None
+    encapsulations: tuple[str, ...]
+    bridge_mappings: Mapping[str, str]
+    external_ids: Mapping[str, str] = field(default_factory=dict)
+    version: str = ""
+    applied_revision: int | None = None
+    heartbeat: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FieldChange(_Record):
+    """One field of a changed object; for what is not set the value is None."""
+
+    field: str
+    old: object
+    new: object
+
+
+@dataclass(frozen=True, slots=True)
+class Change(_Record):
+    """What a declarative file does to one object; ``verb`` is create, change or delete."""
+
+    kind: str
+    name: str
+    verb: str
+    fields: tuple[FieldChange, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Written(Generic[R]):
+    """What one writing call did.
+
+    ``result`` is the object as written (for a deletion, as it was).  ``revision`` is
+    the store's revision with this call in it; a call that changed nothing has the
+    present one and ``changed`` False.  ``networks`` and ``ports`` (ids) are what it
+    touched and ``hosts`` those that it concerns besides the hosts with ports on these
+    networks: what ``Writer.wait_applied`` waits for.
+    """
+
+    result: R
+    generation: str
+    revision: int
+    changed: bool
+    networks: frozenset[str] = frozenset()
+    ports: frozenset[str] = frozenset()
+    hosts: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class PortFailure(_Record):
+    """A port that its host could not bring up, and why."""
+
+    id: str
+    name: str
+    host: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Applied(_Record):
+    """How far the concerned hosts are: those that applied, ports that failed there, hosts that did not answer."""
+
+    revision: int
+    hosts: tuple[str, ...]
+    failures: tuple[PortFailure, ...] = ()
+    missing: tuple[str, ...] = ()
+
+    @property
+    def exit_status(self) -> int:
+        """Return 0 for applied, 3 for applied with failures, 4 when hosts did not answer."""
+        return 4 if self.missing else 3 if self.failures else 0
