@@ -175,7 +175,12 @@ class IdlThread:
 
     def _wait(self) -> None:
         waiter = poller.Poller()
-        self._idl.wait(waiter)
+        if self._idl.cond_changed and not self.is_connected():
+            # Idl.wait would wake at once, again and again, for conditions that it cannot send.
+            self._idl._session.wait(waiter)
+            self._idl._session.recv_wait(waiter)
+        else:
+            self._idl.wait(waiter)
         waiter.fd_wait(self._wake_read, poller.POLLIN)
         for write in self._in_flight:
             if write.txn is not None:

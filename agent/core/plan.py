@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import NamedTuple, NewType, Protocol, TypeAlias
+from typing import NamedTuple, NewType, Protocol, TypeAlias, runtime_checkable
 
 from agent.core.errors import Problem
 from agent.core.items import Item
@@ -93,6 +93,7 @@ class Driver(Protocol):
         """Read back what is ours: everything, or those of *keys* (key -> owner) that exist.
 
         Never returns an object that is not ours, so nothing foreign is ever deleted.
+        An empty owner means that it is not known: the key may be marked with any.
         Raises AgentError when the subsystem cannot be read.
         """
 
@@ -104,6 +105,7 @@ class Driver(Protocol):
         """
 
 
+@runtime_checkable
 class SlicedDriver(Driver, Protocol):
     """A driver whose subsystem holds so much that reading it back is done in parts.
 

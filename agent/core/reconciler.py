@@ -1,0 +1,450 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One pass: make the dataplane equal to a plan, and know afterwards what is not.
+
+What is there is not kept as a copy of the dataplane.  The reconciler believes that
+each item is as it was desired when it was last written, except those in ``_open``:
+items that failed, are blocked, or were found to differ when they were read back.
+For these it asks the driver what is there before it writes again.  A *resync* asks
+for everything; it happens at start, after a driver could not be used, and when the
+switch came back.
+
+Order within a pass: creates and updates from the first driver to the last, then
+deletes from the last to the first.  If the process dies between any two steps, the
+next one starts with a resync and needs no memory of this one.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from agent.core.desired import Desired, Former, Touched
+from agent.core.errors import AgentError, ApplyError, Problem, VerifyError
+from agent.core.naming import owner_hash
+from agent.core.plan import Delta, Driver, ItemRef, Key, ObjectId, Plan, SlicedDriver, Value
+from agent.core.report import ItemState, ObjectStatus, Operations, PassReport
+from agent.core.retry import Backoff
+
+LOG = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Open:
+    """An item that is not known to be as desired."""
+
+    status: ObjectStatus
+    due: float  # monotonic seconds; when to try again
+
+
+@dataclass(slots=True)
+class _Work:
+    """What one pass has found out and written so far."""
+
+    deltas: dict[str, Delta] = field(default_factory=dict)
+    operations: dict[str, Operations] = field(default_factory=dict)
+
+
+class Reconciler:
+    """Owns the belief about the dataplane.  Used by one thread only.
+
+    *monotonic* and *now* give seconds (the second as Unix time); *progress* is called
+    after each driver step (the watchdog is fed there).
+    """
+
+    def __init__(
+        self,
+        drivers: Sequence[Driver],
+        monotonic: Callable[[], float],
+        now: Callable[[], float],
+        backoff: Backoff,
+        progress: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._drivers = tuple(drivers)
+        self._monotonic = monotonic
+        self._now = now
+        self._backoff = backoff
+        self._progress = progress
+        self._desired = Desired()
+        self._open: dict[ItemRef, _Open] = {}
+        self._unread = {driver.name for driver in drivers}  # drivers whose contents we do not know
+        self._unread_attempts: dict[str, tuple[int, float]] = {}
+        self._written: dict[str, dict[Key, ObjectId]] = {}
+        self._read_once: set[str] = set()
+
+    # What others may ask.
+
+    @property
+    def desired(self) -> Desired:
+        """The plan of the last pass, by owner."""
+        return self._desired
+
+    def unfinished(self) -> dict[ItemRef, ObjectStatus]:
+        """Return the items that are not done, and why."""
+        return {ref: item.status for ref, item in self._open.items()}
+
+    def unfinished_of(self, object_id: ObjectId) -> list[tuple[ItemRef, ObjectStatus]]:
+        """Return the items of *object_id* that are not done."""
+        return [(ref, o.status) for ref, o in self._open.items() if self._desired.owner(ref) == object_id]
+
+    def clashes(self) -> list[Problem]:
+        """Return a problem for each object whose item another object holds."""
+        return self._desired.clashes()
+
+    def next_due(self) -> float | None:
+        """Return the monotonic time at which something is to be tried again, None if nothing is."""
+        times = [due for _, due in self._unread_attempts.values()]  # the items of these come with them
+        for ref, item in self._open.items():
+            if ref.driver not in self._unread_attempts and not self._is_waiting(ref, item):
+                times.append(item.due)
+        return min(times, default=None)
+
+    def need_resync(self, drivers: Iterable[str] | None = None, *, lost: bool = False) -> None:
+        """Forget what is believed of *drivers* (default: all); the next pass reads them back.
+
+        *lost* says that their contents are known to be gone (the switch was restarted),
+        so that what is missing does not count as drift.
+        """
+        for name in drivers if drivers is not None else [d.name for d in self._drivers]:
+            self._unread.add(name)
+            self._unread_attempts.pop(name, None)
+            if lost:
+                self._read_once.discard(name)
+
+    # The pass.
+
+    def run(self, plan: Plan, revision: int, reasons: Sequence[str] = (), *, sweep: bool = True) -> PassReport:
+        """Make the dataplane equal to *plan*; return what was done and what was not.
+
+        With *sweep* False nothing is deleted (the plan is from disk and may lack
+        what the store knows).  Never raises for what a driver reports; failures stand
+        in the report and are tried again when ``next_due`` says so.
+        """
+        started, begun = self._now(), self._monotonic()
+        resync = bool(self._unread)
+        touched, changed = self._desired.replace(plan.groups)
+        work = self._compare(touched, sweep=sweep)
+        self._apply(work)
+        self._progress()
+        report = PassReport(
+            revision=revision,
+            started_at=started,
+            seconds=self._monotonic() - begun,
+            reasons=tuple(reasons),
+            resync=resync,
+            groups=len(plan.groups),
+            groups_changed=changed,
+            operations=work.operations,
+            unfinished=self.unfinished(),
+        )
+        self._written = {name: _owners_of(delta, touched.get(name, {})) for name, delta in work.deltas.items() if delta}
+        return report
+
+    def preview(self, plan: Plan) -> dict[str, Delta]:
+        """Return what a pass over *plan* with everything read back first would write.
+
+        Changes nothing.  Raises AgentError when a driver cannot be read.
+        """
+        wanted = Desired()
+        wanted.replace(plan.groups)
+        deltas = {}
+        for driver in self._drivers:
+            actual = driver.observe()
+            deltas[driver.name] = _delta(driver.name, wanted, _differences(driver.name, wanted, actual), sweep=True)
+            self._progress()
+        return {name: delta for name, delta in deltas.items() if delta}
+
+    def verify_written(self) -> int:
+        """Read back what the last pass wrote; return how many items are not as desired.
+
+        Those are errors from then on and are written again when due.
+        """
+        written, self._written = self._written, {}
+        wrong = 0
+        for driver in self._drivers:
+            keys = written.get(driver.name)
+            if not keys or driver.name in self._unread:
+                continue
+            clean = {key: owner for key, owner in keys.items() if ItemRef(driver.name, key) not in self._open}
+            try:
+                actual = driver.observe(clean)
+            except AgentError as err:
+                self._lose(driver.name, err)
+                continue
+            for key in clean:
+                ref = ItemRef(driver.name, key)
+                if actual.get(key) != self._desired.value(ref):
+                    wrong += 1
+                    self._fail(ref, _verify_error(ref, self._desired.value(ref), actual.get(key)))
+            self._progress()
+        return wrong
+
+    def read_back(self, driver: Driver, index: int, of: int) -> int:
+        """Read back slice *index* of *of* of *driver*; return how many items have drifted.
+
+        Drifted items are open from then on and due at once.  A driver without slices
+        is read whole.
+        """
+        if driver.name in self._unread:
+            return 0
+        try:
+            actual = driver.observe() if of == 1 else _sliced(driver).observe_slice(index, of)
+        except AgentError as err:
+            self._lose(driver.name, err)
+            return 0
+        drifted = 0
+        for key in _differences(driver.name, self._desired, actual, index, of):
+            ref = ItemRef(driver.name, key)
+            if ref not in self._open:
+                self._drift(ref, actual.get(key))
+                drifted += 1
+        self._progress()
+        return drifted
+
+    # How it is done.
+
+    def _compare(self, touched: Touched, *, sweep: bool) -> _Work:
+        """Find out what has to be written, by driver."""
+        work = _Work()
+        now = self._monotonic()
+        for driver in self._drivers:
+            name = driver.name
+            if self._unread_attempts.get(name, (0, now))[1] > now:
+                continue  # could not be used a moment ago; all of it is compared when it is due
+            changed = touched.get(name, {})
+            try:
+                differing = self._read_whole(driver) if name in self._unread else self._believed(driver, changed, now)
+            except AgentError as err:
+                self._lose(name, err)
+                work.operations[name] = Operations(failed=len(self._desired.owners(name)))
+                continue
+            drifted = sum(1 for key in differing if key not in changed and self._has_drifted(ItemRef(name, key)))
+            work.deltas[name] = _delta(name, self._desired, differing, sweep=sweep)
+            work.operations[name] = Operations(drifted=drifted)
+            self._read_once.add(name)
+            self._progress()
+        return work
+
+    def _read_whole(self, driver: Driver) -> dict[Key, Value | None]:
+        """Read back everything; return key -> present value of what is not as desired."""
+        name = driver.name
+        differing = _differences(name, self._desired, driver.observe())
+        for ref in [ref for ref in self._open if ref.driver == name and ref.key not in differing]:
+            self._done(ref)
+        self._unread.discard(name)
+        if not differing:
+            self._unread_attempts.pop(name, None)
+        return differing
+
+    def _believed(self, driver: Driver, touched: Mapping[Key, Former], now: float) -> dict[Key, Value | None]:
+        """Return key -> present value of what may differ: changed keys as believed, open ones as read."""
+        doubtful = {
+            ref.key
+            for ref, item in self._open.items()
+            if ref.driver == driver.name
+            and (ref.key in touched or (item.due <= now and not self._is_waiting(ref, item)))
+        }
+        differing = {key: former.value for key, former in touched.items() if key not in doubtful}
+        if doubtful:
+            owners = self._desired.owners(driver.name)
+            actual = driver.observe({key: owners.get(key, ObjectId("")) for key in doubtful})
+            for key in doubtful:
+                differing[key] = actual.get(key)
+                if actual.get(key) == self._desired.value(ItemRef(driver.name, key)):
+                    self._done(ItemRef(driver.name, key))
+        return differing
+
+    def _apply(self, work: _Work) -> None:
+        """Write all deltas: creates and updates forward, deletes backward."""
+        deletes: dict[str, Delta] = {}
+        last = max((i for i, d in enumerate(self._drivers) if work.deltas.get(d.name)), default=-1)
+        for index, driver in enumerate(self._drivers):
+            delta = self._gate(driver.name, work.deltas.get(driver.name, Delta()))
+            if index == last:  # its deletes would come next anyway: one batch
+                self._write(driver, delta, work)
+            else:
+                self._write(driver, Delta(delta.creates, delta.updates, {}, delta.owners), work)
+                deletes[driver.name] = Delta(deletes=delta.deletes)
+        for driver in reversed(self._drivers[: max(last, 0)]):
+            self._write(driver, deletes[driver.name], work)
+
+    def _gate(self, name: str, delta: Delta) -> Delta:
+        """Take out of *delta* what must wait for something that has failed."""
+        blocked: dict[Key, ItemRef] = {}
+        for key in (*delta.creates, *delta.updates):
+            required = self._missing_requirement(ItemRef(name, key))
+            if required is not None:
+                blocked[key] = required
+        if not blocked:
+            return delta
+        for key, required in blocked.items():
+            self._block(ItemRef(name, key), required)
+        return Delta(
+            {k: v for k, v in delta.creates.items() if k not in blocked},
+            {k: v for k, v in delta.updates.items() if k not in blocked},
+            delta.deletes,
+            delta.owners,
+        )
+
+    def _missing_requirement(self, ref: ItemRef) -> ItemRef | None:
+        for required in sorted(self._desired.requires(ref)):
+            if required in self._open or self._desired.owner(required) is None or required.driver in self._unread:
+                return required
+        return None
+
+    def _is_waiting(self, ref: ItemRef, item: _Open) -> bool:
+        """Tell whether *ref* is blocked by something that is still not in place."""
+        return item.status.state is ItemState.BLOCKED and self._missing_requirement(ref) is not None
+
+    def _write(self, driver: Driver, delta: Delta, work: _Work) -> None:
+        """Apply one delta and note how each item fared."""
+        if not delta:
+            return
+        begun, keys = self._monotonic(), delta.keys()
+        try:
+            failed: Mapping[Key, Exception] = driver.apply(delta)
+        except AgentError as err:
+            # How far it got is unknown: all of it stays open, and the driver is read again before it is used.
+            failed = dict.fromkeys(keys, err)
+            self._lose(driver.name, err)
+        else:
+            self._unread_attempts.pop(driver.name, None)
+        for key in keys:
+            ref = ItemRef(driver.name, key)
+            if key in failed:
+                self._fail(ref, failed[key])
+            else:
+                self._done(ref)
+        before = work.operations.get(driver.name, Operations())
+        work.operations[driver.name] = Operations(
+            created=before.created + sum(1 for key in delta.creates if key not in failed),
+            updated=before.updated + sum(1 for key in delta.updates if key not in failed),
+            deleted=before.deleted + sum(1 for key in delta.deletes if key not in failed),
+            failed=before.failed + len(failed),
+            drifted=before.drifted,
+            seconds=before.seconds + self._monotonic() - begun,
+        )
+        self._progress()
+
+    # The state of items.
+
+    def _done(self, ref: ItemRef) -> None:
+        self._open.pop(ref, None)
+
+    def _fail(self, ref: ItemRef, error: Exception) -> None:
+        before = self._open.get(ref)
+        attempts = before.status.attempts + 1 if before is not None else 1
+        same = before is not None and before.status.state is ItemState.ERROR
+        since = before.status.since if before is not None and same else self._now()
+        delay = self._backoff.delay(attempts)
+        status = ObjectStatus(ItemState.ERROR, str(error), since, attempts, self._now() + delay)
+        self._open[ref] = _Open(status, self._monotonic() + delay)
+
+    def _block(self, ref: ItemRef, required: ItemRef) -> None:
+        before = self._open.get(ref)
+        since = before.status.since if before is not None else self._now()
+        text = f"waits for {required.driver} item {required.key!r}"
+        attempts = before.status.attempts if before is not None else 0
+        self._open[ref] = _Open(ObjectStatus(ItemState.BLOCKED, text, since, attempts), self._monotonic())
+
+    def _drift(self, ref: ItemRef, actual: Value | None) -> None:
+        text = f"was changed by somebody else: {_difference_text(self._desired.value(ref), actual)}"
+        LOG.warning("%s %s %s", ref.driver, ref.key, text)
+        self._open[ref] = _Open(ObjectStatus(ItemState.PENDING, text, self._now()), self._monotonic())
+
+    def _has_drifted(self, ref: ItemRef) -> bool:
+        """Tell whether *ref*, found to differ, was believed to be as desired before."""
+        item = self._open.get(ref)
+        if item is None:
+            return ref.driver in self._read_once
+        return item.status.state is ItemState.PENDING
+
+    def _lose(self, name: str, error: AgentError) -> None:
+        """Note that *name* cannot be read or written now."""
+        attempts = self._unread_attempts.get(name, (0, 0.0))[0] + 1
+        if attempts == 1:
+            LOG.error("driver %s cannot be used, retried: %s", name, error)
+        self._unread.add(name)
+        self._unread_attempts[name] = (attempts, self._monotonic() + self._backoff.delay(attempts))
+
+    def unusable(self) -> frozenset[str]:
+        """Return the drivers whose subsystem could not be read or written at the last try."""
+        return frozenset(self._unread_attempts)
+
+
+def _differences(
+    name: str, desired: Desired, actual: Mapping[Key, Value], index: int = 0, of: int = 1
+) -> dict[Key, Value | None]:
+    """Return key -> actual value (None: absent) for each key that is not as desired.
+
+    With *of* > 1, *actual* is one slice: only what belongs into that slice can be
+    missing from it, and an item that is wanted but lies in the wrong slice (its mark
+    is wrong) differs.
+    """
+    owners = desired.owners(name)
+    groups = desired.groups
+    differing: dict[Key, Value | None] = {}
+    for key, value in actual.items():
+        owner = owners.get(key)
+        wanted = None if owner is None else groups[owner].items[name][key]
+        if wanted != value or (of > 1 and owner is not None and owner_hash(owner) % of != index):
+            differing[key] = value
+    if of == 1:
+        missing: Iterable[Key] = owners.keys() - actual.keys()
+    else:
+        missing = _slice_keys(name, desired, index, of) - actual.keys()
+    differing.update(dict.fromkeys(missing))
+    return differing
+
+
+def _slice_keys(name: str, desired: Desired, index: int, of: int) -> set[Key]:
+    """Return the keys whose owner lies in the slice."""
+    owners = desired.owners(name)
+    keys: set[Key] = set()
+    for oid, group in desired.groups.items():
+        if owner_hash(oid) % of == index:
+            keys.update(key for key in group.items.get(name, ()) if owners[key] == oid)
+    return keys
+
+
+def _delta(name: str, desired: Desired, differing: Mapping[Key, Value | None], *, sweep: bool) -> Delta:
+    """Return what makes the *differing* keys (key -> present value) as desired."""
+    creates: dict[Key, Value] = {}
+    updates: dict[Key, tuple[Value, Value]] = {}
+    deletes: dict[Key, Value] = {}
+    owners: dict[Key, ObjectId] = {}
+    for key, present in differing.items():
+        ref = ItemRef(name, key)
+        wanted = desired.value(ref)
+        if wanted is None:
+            if present is not None and sweep:
+                deletes[key] = present
+            continue
+        owner = desired.owner(ref)
+        assert owner is not None  # noqa: S101 - a value has an owner
+        owners[key] = owner
+        if present is None:
+            creates[key] = wanted
+        else:
+            updates[key] = (present, wanted)
+    return Delta(creates, updates, deletes, owners)
+
+
+def _owners_of(delta: Delta, touched: Mapping[Key, Former]) -> dict[Key, ObjectId]:
+    """Return key -> owner of all that *delta* wrote; for deletes the object that had it, as far as known."""
+    owners = {key: touched[key].owner if key in touched else ObjectId("") for key in delta.deletes}
+    return {**owners, **{key: delta.owners[key] for key in (*delta.creates, *delta.updates)}}
+
+
+def _sliced(driver: Driver) -> SlicedDriver:
+    if not isinstance(driver, SlicedDriver):
+        raise ApplyError(f"driver {driver.name} cannot be read in slices")
+    return driver
+
+
+def _verify_error(ref: ItemRef, wanted: Value | None, actual: Value | None) -> VerifyError:
+    return VerifyError(f"{ref.driver} item {ref.key!r} reads back differently: {_difference_text(wanted, actual)}")
+
+
+def _difference_text(wanted: Value | None, actual: Value | None) -> str:
+    return f"wanted {wanted!r}, found {actual!r}"
