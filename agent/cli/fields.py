@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The fields of each noun as data: one table serves the YAML file, the options and the help.
+
+A new field is a line here and an attribute of the noun's class in
+``agent.store.document``; a test compares the two.  What a value may be is checked by
+the writer; here text only gets its type.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Generic
+
+from agent.store.document import F, HostFields, NetworkFields, PortFields, SubnetFields
+
+
+class Kind(Enum):
+    """The type of a field's value."""
+
+    TEXT = auto()
+    INTEGER = auto()
+    BOOLEAN = auto()
+    TEXTS = auto()
+    MAPPING = auto()
+    FIXED_IPS = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One field.
+
+    ``nullable`` tells that it can be none.  ``option`` is the option's name without
+    dashes where it is not the field's own (lists: the singular); ``negation`` the
+    option for "no" or "none".
+    """
+
+    name: str
+    kind: Kind
+    help: str
+    metavar: str = "TEXT"
+    nullable: bool = False
+    option: str = ""
+    negation: str = ""
+
+    @property
+    def flag(self) -> str:
+        """The option, with dashes."""
+        return "--" + (self.option or self.name).replace("_", "-")
+
+    @property
+    def negative_flag(self) -> str | None:
+        """The option that gives False, none or the empty list, if there is one."""
+        if self.negation:
+            return "--" + self.negation
+        if self.nullable or self.kind not in (Kind.TEXT, Kind.INTEGER):
+            return "--no-" + self.flag.removeprefix("--")
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Noun(Generic[F]):
+    """A kind of object: its name, its section of the file, its fields, and what a list shows."""
+
+    name: str
+    section: str
+    make: Callable[..., F]
+    fields: tuple[Field, ...]
+    columns: tuple[str, ...]
+
+    def field(self, name: str) -> Field | None:
+        """Return the field called *name*."""
+        return next((field for field in self.fields if field.name == name), None)
+
+
+_PROJECT = Field("project", Kind.TEXT, "who it belongs to, for information")
+_EXTERNAL_IDS = Field("external_ids", Kind.MAPPING, "notes of other systems", metavar="KEY=VALUE", option="external_id")
+_ADMIN_STATE = Field("admin_state_up", Kind.BOOLEAN, "whether it passes traffic", negation="admin-state-down")
+
+NETWORK = Noun(
+    name="network",
+    section="networks",
+    make=NetworkFields,
+    fields=(
+        Field("type", Kind.TEXT, "local, flat, vlan, vxlan or geneve", metavar="TYPE"),
+        Field("segmentation_id", Kind.INTEGER, "VNI or VLAN id; chosen if not given", metavar="ID", nullable=True),
+        Field("physnet", Kind.TEXT, "physical network of flat and vlan", metavar="NAME", nullable=True),
+        Field("mtu", Kind.INTEGER, "largest IP packet; follows from the type if not given", metavar="BYTES"),
+        _ADMIN_STATE,
+        Field("external", Kind.BOOLEAN, "whether routers reach the outside through it"),
+        Field("dns_domain", Kind.TEXT, "domain of its ports' names", metavar="DOMAIN"),
+        Field("port_security", Kind.BOOLEAN, "default of new ports: only their own addresses pass"),
+        _PROJECT,
+        _EXTERNAL_IDS,
+    ),
+    columns=("id", "name", "type", "segmentation_id", "physnet", "mtu", "admin_state_up"),
+)
+
+SUBNET = Noun(
+    name="subnet",
+    section="subnets",
+    make=SubnetFields,
+    fields=(
+        Field("network", Kind.TEXT, "network that it is a range of", metavar="NETWORK"),
+        Field("cidr", Kind.TEXT, "address range, such as 10.0.0.0/24", metavar="CIDR"),
+        Field("gateway", Kind.TEXT, "address of the default route", metavar="ADDRESS", nullable=True),
+        Field("dhcp", Kind.BOOLEAN, "whether DHCP serves it"),
+        Field(
+            "allocation_pools",
+            Kind.TEXTS,
+            "range to choose addresses from",
+            metavar="FIRST-LAST",
+            option="allocation_pool",
+        ),
+        Field("ipv6_mode", Kind.TEXT, "slaac, dhcpv6-stateful or dhcpv6-stateless", metavar="MODE", nullable=True),
+        Field("ipv6_address_mode", Kind.TEXT, "how instances get addresses", metavar="MODE", nullable=True),
+        Field("ipv6_ra_mode", Kind.TEXT, "what router advertisements say", metavar="MODE", nullable=True),
+        _PROJECT,
+        _EXTERNAL_IDS,
+    ),
+    columns=("id", "name", "network", "cidr", "gateway", "dhcp"),
+)
+
+PORT = Noun(
+    name="port",
+    section="ports",
+    make=PortFields,
+    fields=(
+        Field("network", Kind.TEXT, "network that it is on", metavar="NETWORK"),
+        Field("host", Kind.TEXT, "hypervisor that it is on; empty for none", metavar="HOST"),
+        Field("mac_address", Kind.TEXT, "chosen if not given", metavar="MAC"),
+        Field(
+            "fixed_ips",
+            Kind.FIXED_IPS,
+            "an address, or subnet=SUBNET[,address=ADDRESS]",
+            metavar="ADDRESS",
+            option="fixed_ip",
+        ),
+        _ADMIN_STATE,
+        Field("port_security", Kind.BOOLEAN, "whether only its own addresses pass"),
+        Field(
+            "allowed_address_pairs",
+            Kind.TEXTS,
+            "CIDR or 'CIDR MAC' that passes as well",
+            metavar="PAIR",
+            option="allowed_address_pair",
+        ),
+        Field("device_owner", Kind.TEXT, "what kind of thing uses it"),
+        Field("device_id", Kind.TEXT, "which thing uses it"),
+        _PROJECT,
+        _EXTERNAL_IDS,
+    ),
+    columns=("id", "name", "network", "mac_address", "fixed_ips", "host", "up"),
+)
+
+HOST = Noun(
+    name="host",
+    section="hosts",
+    make=HostFields,
+    fields=(
+        Field("tunnel_address", Kind.TEXT, "where others send tunnel packets", metavar="ADDRESS", nullable=True),
+        Field("encapsulations", Kind.TEXTS, "vxlan or geneve", metavar="TYPE", option="encapsulation"),
+        Field(
+            "bridge_mappings",
+            Kind.MAPPING,
+            "bridge that leads to a physical network",
+            metavar="PHYSNET=BRIDGE",
+            option="bridge_mapping",
+        ),
+        _EXTERNAL_IDS,
+    ),
+    columns=("name", "tunnel_address", "encapsulations", "bridge_mappings", "version", "applied_revision", "heartbeat"),
+)
+
+NOUNS: Mapping[str, Noun[NetworkFields] | Noun[SubnetFields] | Noun[PortFields] | Noun[HostFields]] = {
+    noun.section: noun for noun in (NETWORK, SUBNET, PORT, HOST)
+}

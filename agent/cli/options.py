@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Options that every command takes, before or after its name, and their environment variables."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from agent.cli.output import Format
+from agent.core.errors import InputError
+
+Run = Callable[[argparse.Namespace], int]
+
+DEFAULT_STORE = "unix:/run/hostplane/store.sock"
+DEFAULT_SOCKET = "/run/hostplane/agent.sock"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Where to find store and agent, and how to print; ``timeout`` in seconds."""
+
+    store: tuple[str, ...]
+    private_key: str | None
+    certificate: str | None
+    ca_cert: str | None
+    socket: Path
+    output: Format
+    timeout: float
+
+
+def seconds(text: str) -> float:
+    """Parse a number of seconds above 0 (for argparse)."""
+    value = float(text)
+    if not (0 < value < math.inf):
+        raise argparse.ArgumentTypeError(f"{text} is not a number of seconds above 0")
+    return value
+
+
+def add_common(parser: argparse.ArgumentParser) -> None:
+    """Add the options; they set nothing unless given, so that they may stand at any level."""
+    absent = argparse.SUPPRESS
+    group = parser.add_argument_group("options of every command")
+    text = f"address of the store, several separated by commas (HOSTPLANE_STORE, {DEFAULT_STORE})"
+    group.add_argument("--store", metavar="ADDRESS", default=absent, help=text)
+    text = f"status socket of this host's agent (HOSTPLANE_SOCKET, {DEFAULT_SOCKET})"
+    group.add_argument("--socket", metavar="PATH", default=absent, help=text)
+    for name, what in (("private-key", "key"), ("certificate", "certificate"), ("ca-cert", "authority")):
+        variable = "HOSTPLANE_" + name.upper().replace("-", "_")
+        group.add_argument(f"--{name}", metavar="FILE", default=absent, help=f"{what} for ssl: stores ({variable})")
+    choices = [form.value for form in Format]
+    group.add_argument("-o", "--output", choices=choices, default=absent, help="how to print (table)")
+    text = "seconds to wait for store or agent (10)"
+    group.add_argument("--timeout", type=seconds, metavar="SECONDS", default=absent, help=text)
+
+
+def settings(args: argparse.Namespace) -> Settings:
+    """Return what was given on the command line, else in the environment, else the defaults."""
+
+    def given(name: str) -> str | None:
+        value = getattr(args, name, None) or os.environ.get("HOSTPLANE_" + name.upper())
+        return str(value) if value else None
+
+    store = tuple(part for part in (given("store") or DEFAULT_STORE).replace(",", " ").split() if part)
+    for address in store:
+        if not address.startswith(("unix:", "tcp:", "ssl:")):
+            raise InputError(f"store {address}: an address starts with unix:, tcp: or ssl:")
+    return Settings(
+        store=store,
+        private_key=given("private_key"),
+        certificate=given("certificate"),
+        ca_cert=given("ca_cert"),
+        socket=Path(given("socket") or DEFAULT_SOCKET),
+        output=Format(getattr(args, "output", Format.TABLE)),
+        timeout=float(getattr(args, "timeout", 10.0)),
+    )
