@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is saved is what is loaded, whatever the history, and a torn file loses only its end."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.core import model
+from agent.core.snapshot_file import SnapshotFile, SnapshotFileError
+
+HOST = model.HostName("host1")
+IDS = st.sampled_from(["a", "b", "c"])
+TEXT = st.text(max_size=4)
+
+NETWORKS = st.builds(
+    model.Network, IDS, TEXT, st.sampled_from(model.NetworkType), st.none() | st.integers(1, 9), st.none() | TEXT,
+    st.integers(68, 9000), st.booleans(),
+)  # fmt: skip
+SUBNETS = st.lists(
+    st.builds(model.Subnet, IDS, TEXT, IDS, TEXT, st.none() | TEXT, st.none() | TEXT, st.none() | TEXT, st.booleans()),
+    max_size=2,
+).map(tuple)
+PORTS = st.builds(
+    model.Port, IDS, TEXT, IDS, TEXT, st.lists(st.builds(model.FixedIp, TEXT, IDS), max_size=2).map(tuple),
+    st.booleans(), st.booleans(), st.lists(st.builds(model.AddressPair, TEXT, TEXT), max_size=2).map(tuple), TEXT,
+)  # fmt: skip
+ENDPOINTS = st.dictionaries(
+    IDS, st.builds(model.Endpoint, IDS, IDS, TEXT, st.lists(TEXT, max_size=2).map(tuple), TEXT), max_size=3
+)
+HOSTS = st.builds(
+    model.Host, IDS, st.none() | TEXT, st.frozensets(st.sampled_from(["vxlan", "geneve"]).map(model.NetworkType)),
+    st.dictionaries(TEXT, TEXT, max_size=2),
+)  # fmt: skip
+
+
+def by_id(values):
+    return st.dictionaries(IDS, values, max_size=3)
+
+
+SNAPSHOTS = st.builds(
+    model.HostSnapshot, host=st.just(HOST), generation=TEXT, revision=st.integers(0, 9), in_sync=st.just(True),
+    networks=by_id(NETWORKS), subnets=by_id(SUBNETS), ports=by_id(PORTS), endpoints=by_id(ENDPOINTS),
+    hosts=by_id(HOSTS),
+)  # fmt: skip
+
+
+@given(st.lists(SNAPSHOTS, min_size=1, max_size=4), st.integers(0, 200))
+def test_the_last_saved_snapshot_is_loaded(history, rewrite_after):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "snapshot"
+        file = SnapshotFile(path, HOST)
+        for snapshot in history:
+            file.save(snapshot)
+        assert SnapshotFile(path, HOST).load() == replace(history[-1], stale=True)
+
+
+@given(st.lists(SNAPSHOTS, min_size=2, max_size=3), st.data())
+def test_a_torn_file_gives_an_earlier_snapshot_and_never_a_wrong_one(history, data):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "snapshot"
+        file = SnapshotFile(path, HOST)
+        for snapshot in history:
+            file.save(snapshot)
+        content = path.read_bytes()
+        path.write_bytes(content[: data.draw(st.integers(0, len(content)))])
+        allowed = [replace(snapshot, stale=True) for snapshot in history] + [None]
+        try:
+            assert SnapshotFile(path, HOST).load() in allowed
+        except SnapshotFileError:
+            assert b"\n" not in path.read_bytes()
+
+
+def test_a_change_costs_a_line_and_not_the_file(tmp_path):
+    ports = {f"p{i}": model.Port(f"p{i}", f"vm{i}", "n", "fa:16:3e:00:00:01", ()) for i in range(1000)}
+    first = model.HostSnapshot(HOST, in_sync=True, ports=ports)
+    file = SnapshotFile(tmp_path / "snapshot", HOST)
+    file.save(first)
+    size = (tmp_path / "snapshot").stat().st_size
+    file.save(replace(first, revision=1, ports={**ports, "p7": replace(ports["p7"], name="other")}))
+    assert (tmp_path / "snapshot").stat().st_size - size < 600
+
+
+@pytest.mark.parametrize(("header", "word"), [("host2", "host2"), ("version", "version")])
+def test_a_file_that_is_not_ours_is_refused_by_name(tmp_path, header, word):
+    path = tmp_path / "snapshot"
+    SnapshotFile(path, model.HostName("host2")).save(model.HostSnapshot(model.HostName("host2"), in_sync=True))
+    if header == "version":
+        path.write_text("00000000 {}\n")
+        word = "damaged"
+    with pytest.raises(SnapshotFileError, match=word):
+        SnapshotFile(path, HOST).load()
