@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rows of the store to frozen nouns, one row at a time, trusting nothing.
+
+Every function takes an IDL row and returns the noun, or raises RowError that names
+the column.  The raw data of the row is read (``row._data``), not the attributes:
+those build Python objects for referenced rows, which costs ten times as much and
+gives an ``Atom`` where the referenced row is outside this host's conditions.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import sys
+from types import MappingProxyType
+from typing import Any
+
+from agent.core.errors import Actor
+from agent.core.model import (
+    AddressPair,
+    Endpoint,
+    EndpointId,
+    FixedIp,
+    Host,
+    HostName,
+    Network,
+    NetworkId,
+    NetworkType,
+    Port,
+    PortId,
+    Subnet,
+    SubnetId,
+)
+
+_MAC = re.compile(r"(?:[0-9a-f]{2}:){5}[0-9a-f]{2}")
+_LARGEST_SEGMENT = {NetworkType.VLAN: 4094, NetworkType.VXLAN: 16777215, NetworkType.GENEVE: 16777215}
+
+
+class RowError(Exception):
+    """A column holds what cannot be served; the text is a sentence without the object's name."""
+
+    def __init__(self, column: str, text: str, actor: Actor = Actor.CLOUD) -> None:
+        super().__init__(text)
+        self.column = column
+        self.actor = actor
+
+
+def one(row: Any, column: str) -> Any:
+    """Return the value of a column that holds exactly one."""
+    return next(iter(row._data[column].values)).value
+
+
+def optional(row: Any, column: str) -> Any:
+    """Return the value of a column that holds at most one, None when it is empty."""
+    for atom in row._data[column].values:
+        return atom.value
+    return None
+
+
+def many(row: Any, column: str) -> list[Any]:
+    """Return the values of a set column."""
+    return [atom.value for atom in row._data[column].values]
+
+
+def mapping(row: Any, column: str) -> dict[Any, Any]:
+    """Return a map column."""
+    return {key.value: value.value for key, value in row._data[column].values.items()}
+
+
+def _shared(value: object) -> str:
+    """Return *value* as text, one copy for all rows that say the same: thousands name one network or host."""
+    return sys.intern(str(value))
+
+
+def network(row: Any) -> Network:
+    """Freeze a Network row."""
+    kind = NetworkType(one(row, "type"))
+    segment, physnet = optional(row, "segmentation_id"), optional(row, "physnet")
+    largest = _LARGEST_SEGMENT.get(kind)
+    if largest is not None and (segment is None or not 1 <= segment <= largest):
+        raise RowError("segmentation_id", f"segmentation id {segment} is outside 1..{largest}")
+    if kind.is_physical and not physnet:
+        raise RowError("physnet", f"a {kind} network needs a physical network")
+    return Network(
+        id=NetworkId(str(row.uuid)),
+        name=one(row, "name"),
+        type=kind,
+        segmentation_id=segment if largest is not None else None,
+        physnet=physnet if kind.is_physical else None,
+        mtu=one(row, "mtu"),
+        admin_state_up=one(row, "admin_state_up"),
+    )
+
+
+def subnet(row: Any) -> Subnet:
+    """Freeze a Subnet row."""
+    try:
+        cidr = ipaddress.ip_network(one(row, "cidr"))
+    except ValueError as err:
+        raise RowError("cidr", f"{err}") from None
+    gateway = optional(row, "gateway_ip")
+    return Subnet(
+        id=SubnetId(str(row.uuid)),
+        name=one(row, "name"),
+        network=NetworkId(_shared(one(row, "network"))),
+        cidr=str(cidr),
+        gateway=None if gateway is None else _address("gateway_ip", gateway),
+        ipv6_address_mode=optional(row, "ipv6_address_mode"),
+        ipv6_ra_mode=optional(row, "ipv6_ra_mode"),
+        dhcp=one(row, "enable_dhcp"),
+    )
+
+
+def port(row: Any) -> Port:
+    """Freeze a Port row."""
+    mac = _mac("mac_address", one(row, "mac_address"))
+    fixed_ips = sorted(
+        (_address("fixed_ips", address), str(owner)) for address, owner in mapping(row, "fixed_ips").items()
+    )
+    return Port(
+        id=PortId(str(row.uuid)),
+        name=one(row, "name"),
+        network=NetworkId(_shared(one(row, "network"))),
+        mac=mac,
+        fixed_ips=tuple(FixedIp(address, SubnetId(_shared(owner))) for address, owner in fixed_ips),
+        admin_state_up=one(row, "admin_state_up"),
+        port_security=one(row, "port_security_enabled"),
+        allowed_address_pairs=tuple(_address_pair(text, mac) for text in sorted(many(row, "allowed_address_pairs"))),
+        device_owner=one(row, "device_owner"),
+    )
+
+
+def endpoint(row: Any) -> Endpoint:
+    """Freeze an Endpoint row."""
+    return Endpoint(
+        id=EndpointId(str(row.uuid)),
+        network=NetworkId(_shared(one(row, "network"))),
+        mac=_mac("mac", one(row, "mac")),
+        addresses=tuple(sorted(_address("addresses", address) for address in many(row, "addresses"))),
+        host=HostName(_shared(one(row, "host"))),
+    )
+
+
+def host(row: Any) -> Host:
+    """Freeze a Host row."""
+    address = optional(row, "tunnel_address")
+    try:
+        tunnel_address = None if address is None else _address("tunnel_address", address)
+    except RowError as err:
+        raise RowError(err.column, str(err), Actor.OPERATOR) from None
+    return Host(
+        name=HostName(one(row, "name")),
+        tunnel_address=tunnel_address,
+        encapsulations=frozenset(NetworkType(kind) for kind in many(row, "encapsulations")),
+        bridge_mappings=MappingProxyType(mapping(row, "bridge_mappings")),
+    )
+
+
+def _mac(column: str, text: str) -> str:
+    mac = text.lower()
+    if not _MAC.fullmatch(mac):
+        raise RowError(column, f"{text!r} is not a MAC address")
+    if int(mac[:2], 16) & 1:
+        raise RowError(column, f"{text} is a multicast address; a port needs a unicast MAC address")
+    return mac
+
+
+def _address(column: str, text: str) -> str:
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError as err:
+        raise RowError(column, f"{err}") from None
+    if isinstance(address, ipaddress.IPv6Address) and address.scope_id is not None:
+        raise RowError(column, f"{text} has a zone; an address of the store has none")
+    return str(address)
+
+
+def _address_pair(text: str, port_mac: str) -> AddressPair:
+    cidr, *mac = text.split()
+    if len(mac) > 1:
+        raise RowError("allowed_address_pairs", f"{text!r} is not 'CIDR' or 'CIDR MAC'")
+    try:
+        prefix = ipaddress.ip_network(cidr, strict=False)
+    except ValueError as err:
+        raise RowError("allowed_address_pairs", f"{err}") from None
+    return AddressPair(str(prefix), _mac("allowed_address_pairs", mac[0]) if mac else port_mac)
