@@ -39,7 +39,12 @@ class ObjectStatus:
 
 @dataclass(frozen=True, slots=True)
 class Operations:
-    """What one driver did in one pass, in items."""
+    """What one driver did in one pass, in items.
+
+    ``failures`` counts the failed items by reason, one short word each (a metric's
+    label): ``timeout``, ``command``, ``refused``, ``verify`` ...  ``seconds`` is the
+    time of writing, ``read_seconds`` that of reading back before.
+    """
 
     created: int = 0
     updated: int = 0
@@ -47,6 +52,8 @@ class Operations:
     failed: int = 0
     drifted: int = 0
     seconds: float = 0.0
+    failures: Mapping[str, int] = field(default_factory=dict)
+    read_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The JSON of the status socket: pure functions of an ``AgentState``.
+
+``docs/status.md`` lists the fields, ``docs/stability.md`` which of them are stable.
+Times are Unix seconds, durations seconds.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+
+from agent.core.report import AgentState, ObjectStatus, PassReport, PortState
+
+Json = dict[str, object]
+
+MAX_FLOWS = 1000  # listed in one answer unless the client asks for more
+
+
+def envelope(state: AgentState, now: float) -> Json:
+    """Return what every answer carries: the revisions and the age of what they say.
+
+    ``age_seconds`` is how long ago the desired state is known to have been that of
+    the store: 0 while the store is connected and in sync, null before the first time.
+    """
+    age: float | None = None
+    if state.store_connected and state.store_in_sync:
+        age = 0.0
+    elif state.store_last_sync_at is not None:
+        age = round(max(now - state.store_last_sync_at, 0.0), 3)
+    return {
+        "desired_revision": state.desired_revision,
+        "applied_revision": state.applied_revision,
+        "age_seconds": age,
+    }
+
+
+def status(state: AgentState, now: float) -> Json:
+    """Return the summary."""
+    hold = state.hold
+    up = sum(1 for port in state.ports.values() if port.up)
+    last = state.last_pass
+    return {
+        "host": state.host,
+        "version": state.version,
+        "started_at": state.started_at,
+        "uptime_seconds": round(now - state.started_at, 3),
+        "converged": state.converged,
+        "store": {
+            "address": state.store_address,
+            "connected": state.store_connected,
+            "in_sync": state.store_in_sync,
+            "last_sync_at": state.store_last_sync_at,
+            "stale": state.stale,
+            "generation": state.generation,
+        },
+        "switch": {"connected": state.switch_connected},
+        "applied_at": state.applied_at,
+        "hold": None
+        if hold is None
+        else {
+            "since": hold.since,
+            "revision": hold.revision,
+            "ports_before": hold.ports_before,
+            "ports_removed": hold.ports_removed,
+            "text": hold.text,
+        },
+        "ports": {"total": len(state.ports), "up": up, "down": len(state.ports) - up},
+        "objects": dict(state.objects),
+        "items": _items(state),
+        "problems": len(state.problems),
+        "last_pass": None if last is None else _pass(last),
+    }
+
+
+def ports(state: AgentState, name: str | None = None) -> Json:
+    """Return the ports of this host by name, or those called *name* (a name or an id)."""
+    chosen = [port for port in state.ports.values() if name is None or name in (port.name, port.id)]
+    return {"ports": [_port(port, state) for port in sorted(chosen, key=lambda port: (port.name, port.id))]}
+
+
+def networks(state: AgentState) -> Json:
+    """Return the networks that this host takes part in, with their ports here."""
+    total = Counter(port.network for port in state.ports.values())
+    up = Counter(port.network for port in state.ports.values() if port.up)
+    rows = [
+        {"id": network, "name": name, "ports": total[network], "ports_up": up[network]}
+        for network, name in state.network_names.items()
+    ]
+    return {"networks": sorted(rows, key=lambda row: (str(row["name"]), str(row["id"])))}
+
+
+def problems(state: AgentState) -> Json:
+    """Return all that is not as the store wants it: objects that cannot be planned and items that are not done."""
+    unfinished = state.last_pass.unfinished if state.last_pass is not None else {}
+    return {
+        "problems": [
+            {"object_id": p.object_id, "field": p.field, "text": p.text, "actor": p.actor.value} for p in state.problems
+        ],
+        "unfinished": [
+            {"driver": ref.driver, "key": ref.key, **_object_status(status)}
+            for ref, status in sorted(unfinished.items(), key=lambda pair: pair[0])
+        ],
+    }
+
+
+def flows(
+    counts: Mapping[str, int], listed: Mapping[str, str] | None = None, table: str = "", limit: int = MAX_FLOWS
+) -> Json:
+    """Return the number of flows by table and, if *listed* is given, flows of *table* (empty: of all).
+
+    At most *limit* are listed; ``truncated`` tells that there are more.
+    """
+    answer: Json = {"total": sum(counts.values()), "tables": dict(counts)}
+    if listed is None:
+        return answer
+    prefix = f"table={table}," if table else ""
+    keys = sorted(key for key in listed if key.startswith(prefix))
+    answer["flows"] = [{"match": key, "actions": listed[key]} for key in keys[:limit]]
+    answer["truncated"] = len(keys) > limit
+    return answer
+
+
+def _items(state: AgentState) -> Json:
+    unfinished = Counter(
+        (ref.driver, status.state.value)
+        for ref, status in (state.last_pass.unfinished if state.last_pass is not None else {}).items()
+    )
+    answer: Json = {}
+    for driver, desired in state.items.items():
+        open_items = {name: unfinished[driver, name] for name in ("pending", "error", "blocked")}
+        answer[driver] = {"desired": desired, "done": max(desired - sum(open_items.values()), 0), **open_items}
+    return answer
+
+
+def _pass(report: PassReport) -> Json:
+    return {
+        "revision": report.revision,
+        "started_at": report.started_at,
+        "seconds": report.seconds,
+        "plan_seconds": report.plan_seconds,
+        "reasons": list(report.reasons),
+        "resync": report.resync,
+        "groups": report.groups,
+        "groups_changed": report.groups_changed,
+        "unfinished": len(report.unfinished),
+        "operations": {
+            driver: {
+                "created": done.created,
+                "updated": done.updated,
+                "deleted": done.deleted,
+                "failed": done.failed,
+                "drifted": done.drifted,
+                "seconds": done.seconds,
+                "read_seconds": done.read_seconds,
+                "failures": dict(done.failures),
+            }
+            for driver, done in report.operations.items()
+        },
+    }
+
+
+def _port(port: PortState, state: AgentState) -> Json:
+    return {
+        "id": port.id,
+        "name": port.name,
+        "network": port.network,
+        "network_name": state.network_names.get(port.network, ""),
+        "up": port.up,
+        "reason": port.reason,
+        "since": port.since,
+        "interface": port.interface,
+        "ofport": port.ofport,
+    }
+
+
+def _object_status(status: ObjectStatus) -> Json:
+    return {
+        "state": status.state.value,
+        "message": status.message,
+        "since": status.since,
+        "attempts": status.attempts,
+        "next_try_at": status.next_try_at,
+    }
