@@ -42,6 +42,7 @@ class _Write:
         self.done: Future[None] = Future()
         self.txn: ovs_idl.Transaction | None = None
         self.tries = 0
+        self.abandoned = False  # nobody waits any more: do not build it again
         self.tried_at: int | None = None  # change_seqno of the replica that the last try was built on
 
 
@@ -88,22 +89,29 @@ class IdlThread:
         rows afresh each time.  The future ends with None once the server has
         committed, or with StoreError.
         """
-        write = _Write(build)
-        if self._stopping:
-            write.done.set_exception(StoreError("the connection is closed"))
-            return write.done
-        self._writes.append(write)
-        self.wake()
-        return write.done
+        return self._queue(_Write(build)).done
 
     def transact(self, build: Build, timeout: float) -> None:
-        """Like ``submit``, and wait up to *timeout* seconds for the commit."""
-        future = self.submit(build)
+        """Like ``submit``, and wait up to *timeout* seconds for the commit.
+
+        When the time is over the outcome of what was sent is unknown, but it is not
+        sent again: by the time the server is back it may no longer be wanted.
+        """
+        write = self._queue(_Write(build))
         try:
-            future.result(timeout)
+            write.done.result(timeout)
         except TimeoutError:
-            future.cancel()
+            write.abandoned = True
+            write.done.cancel()
             raise StoreError(f"no answer within {timeout:g} s") from None
+
+    def _queue(self, write: _Write) -> _Write:
+        if self._stopping:
+            write.done.set_exception(StoreError("the connection is closed"))
+        else:
+            self._writes.append(write)
+            self.wake()
+        return write
 
     def is_connected(self) -> bool:
         """Tell whether the server is there and has sent its data."""
@@ -153,6 +161,9 @@ class IdlThread:
     def _advance(self, write: _Write) -> bool:
         """Move *write* on; return True when it has ended."""
         if write.txn is None:
+            if write.abandoned:
+                write.done.set_exception(StoreError("given up: no answer in time"))
+                return True
             if write.tried_at == self._idl.change_seqno:
                 return False  # the rows that made us lose have not arrived yet
             write.tried_at = self._idl.change_seqno
