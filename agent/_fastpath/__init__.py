@@ -9,6 +9,7 @@ many, and keeps its memory so that a call costs little more than the parsing its
 from __future__ import annotations
 
 from array import array
+from collections.abc import Iterator
 from typing import TypeAlias
 
 from agent._fastpath._fp import ffi, lib
@@ -75,6 +76,9 @@ class PacketBatch:
             raise IndexError(f"frame {index} of {self._size}")
         key = self._raw_keys[index * _KEY_SIZE : (index + 1) * _KEY_SIZE]
         return Parsed(Result(self._raw_results[index]), FlowKey.unpack(key))
+
+    def __iter__(self) -> Iterator[Parsed]:
+        return (self[index] for index in range(self._size))
 
     @property
     def results(self) -> bytes:
