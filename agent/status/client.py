@@ -12,6 +12,7 @@ import json
 import socket
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote, urlencode
 
 from agent.core.errors import Actor, AgentError, InputError
@@ -31,7 +32,7 @@ class AgentBusyError(AgentUnavailableError):
 
 def get(
     socket_path: str | Path, path: str, timeout: float = DEFAULT_TIMEOUT, query: Mapping[str, str] | None = None
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """Return the answer to ``GET path``.
 
     *timeout* is in seconds for each step of the exchange.  ``/live`` and ``/ready``
@@ -44,7 +45,7 @@ def get(
 
 def post(
     socket_path: str | Path, path: str, body: Mapping[str, object] | None = None, timeout: float = DEFAULT_TIMEOUT
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """Return the answer to ``POST path`` with *body* as JSON.  Raises as ``get`` does."""
     status, answer = _exchange(socket_path, "POST", _target(path, None), json.dumps(body or {}).encode(), timeout)
     return _decode(socket_path, status, answer)
@@ -100,7 +101,7 @@ def _exchange(
         connection.close()
 
 
-def _decode(socket_path: str | Path, status: int, body: bytes) -> dict[str, object]:
+def _decode(socket_path: str | Path, status: int, body: bytes) -> dict[str, Any]:
     try:
         answer = json.loads(body)
     except ValueError:

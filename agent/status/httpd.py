@@ -194,7 +194,7 @@ def _request_line(line: str) -> tuple[str, str]:
     if len(words) != 3 or not words[2].startswith("HTTP/1.") or not words[1].startswith("/"):
         raise _RefusedError(HTTPStatus.BAD_REQUEST, "this is not an HTTP/1.1 request")
     if words[0] not in ("GET", "HEAD", "POST"):
-        raise _RefusedError(HTTPStatus.NOT_IMPLEMENTED, "only GET, HEAD and POST are known here")
+        raise _RefusedError(HTTPStatus.METHOD_NOT_ALLOWED, "only GET, HEAD and POST are known here")
     return words[0], words[1]
 
 

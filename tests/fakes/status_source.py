@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A daemon that can be asked: what ``StatusSource`` describes, with everything settable."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from agent import logs
+from agent.core.model import HostName
+from agent.core.report import AgentState
+from agent.status.source import readiness
+
+
+@dataclass
+class FakeSource:
+    """Keeps what it was told in ``asked`` and changes its state as the daemon would."""
+
+    current: AgentState = field(
+        default_factory=lambda: AgentState(host=HostName("host1"), version="1.2.3", started_at=1000.0)
+    )
+    answer_plan: Mapping[str, object] | Exception = field(default_factory=dict)
+    known_flows: Mapping[str, str] = field(default_factory=dict)
+    asked: list[str] = field(default_factory=list)
+    level: str = "info"
+    is_live: bool = True
+
+    def state(self) -> AgentState:
+        return self.current
+
+    def plan(self, timeout: float) -> Mapping[str, object]:
+        if isinstance(self.answer_plan, Exception):
+            raise self.answer_plan
+        return self.answer_plan
+
+    def flows(self) -> Mapping[str, str]:
+        return self.known_flows
+
+    def flow_counts(self) -> Mapping[str, int]:
+        counts: dict[str, int] = {}
+        for key in self.known_flows:
+            table = key.partition(",")[0].removeprefix("table=")
+            counts[table] = counts.get(table, 0) + 1
+        return counts
+
+    def request_resync(self) -> None:
+        self.asked.append("resync")
+
+    def release_hold(self) -> None:
+        self.asked.append("release")
+
+    def set_log_level(self, level: str) -> None:
+        logs.set_level(level)
+        self.level = level
+
+    def live(self) -> tuple[bool, str]:
+        return (True, "it advances") if self.is_live else (False, "it is stuck")
+
+    def ready(self) -> tuple[bool, str]:
+        return readiness(self.current)
