@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Remember what was planned, so that a pass costs what changed.
+
+A planner asks the memo for each group with the inputs that the group is made of.
+While every input is *the same object* as last time (numbers and strings: equal),
+the group of last time is returned, and the diff sees at once that there is nothing
+to do.  What is not asked for between ``begin`` and ``end`` is forgotten.
+
+A planner that raises leaves the memo as it was before ``begin``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from typing import TypeVar, cast
+
+from agent.core.plan import Group, ObjectId
+
+T = TypeVar("T")
+Inputs = tuple[object, ...]
+
+
+class Memo:
+    """Results of the last round by key.  Not thread-safe: planning has one thread."""
+
+    __slots__ = ("_entries", "_kept", "rebuilt")
+
+    def __init__(self) -> None:
+        self._entries: dict[Hashable, tuple[Inputs, object]] = {}
+        self._kept: dict[Hashable, tuple[Inputs, object]] = {}
+        self.rebuilt = 0
+
+    def begin(self) -> None:
+        """Start a round; ``rebuilt`` counts the groups that are built in it."""
+        self._kept = {}
+        self.rebuilt = 0
+
+    def end(self) -> None:
+        """End a round: forget what was not asked for in it."""
+        self._entries = self._kept
+
+    def group(self, object_id: ObjectId, inputs: Inputs, build: Callable[[], Group]) -> Group:
+        """Return the group of *object_id*: the one of last round while its *inputs* are the same."""
+        entry = self._entries.get(object_id)
+        if entry is None or not _same(entry[0], inputs):
+            entry = (inputs, build())
+            self.rebuilt += 1
+        self._kept[object_id] = entry
+        return cast(Group, entry[1])
+
+    def value(self, key: Hashable, inputs: Inputs, build: Callable[[], T]) -> T:
+        """Like ``group``, for anything else that groups are made from.  *key* must not be an object id."""
+        entry = self._entries.get(key)
+        if entry is None or not _same(entry[0], inputs):
+            entry = (inputs, build())
+        self._kept[key] = entry
+        return cast(T, entry[1])
+
+    def section(self, key: Hashable, inputs: Inputs, build: Callable[[Memo], T]) -> T:
+        """Like ``value``, for a part with many groups of its own, kept in a memo of their own.
+
+        While *inputs* are the same, none of them is even looked at.
+        """
+        entry = self._entries.get(key)
+        part, result = cast("tuple[Memo, T]", entry[1]) if entry is not None else (Memo(), None)
+        if entry is None or not _same(entry[0], inputs):
+            part.begin()
+            result = build(part)
+            part.end()
+            self.rebuilt += part.rebuilt
+            entry = (inputs, (part, result))
+        self._kept[key] = entry
+        return cast(T, result)
+
+
+def _same(old: Inputs, new: Inputs) -> bool:
+    if len(old) != len(new):
+        return False
+    for before, now in zip(old, new, strict=True):
+        if before is not now and (before.__class__ not in _BY_VALUE or before != now):
+            return False
+    return True
+
+
+_BY_VALUE = frozenset((int, str))

@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Plan layer 2 of this host: which flows, ports and numbers make the store's networks real.
+
+Pure: the result depends on the arguments only, and the memo changes what it costs,
+never what it is.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+
+from agent.core import naming
+from agent.core.allocations import Allocations, Claim
+from agent.core.errors import Actor, Problem
+from agent.core.memo import Memo
+from agent.core.model import HostSnapshot, NetworkId, Port, PortId, SwitchView
+from agent.core.plan import Group, ObjectId
+from agent.l2 import endpoints, hosts, networks, ports
+from agent.l2.segments import Segment, find_uplink
+from agent.l2.settings import LocalSettings
+
+
+def wanted_claims(snapshot: HostSnapshot) -> set[Claim]:
+    """Return the numbers that layer 2 needs: one for each network with a port on this host."""
+    return {Claim("network", port.network) for port in snapshot.ports.values()}
+
+
+def plan_l2(
+    snapshot: HostSnapshot, allocations: Allocations, switch: SwitchView, memo: Memo, local: LocalSettings
+) -> tuple[dict[ObjectId, Group], list[Problem]]:
+    """Return the groups of layer 2 and what could not be planned.
+
+    To be called only with a snapshot that is in sync and a switch that is connected
+    (an empty one would plan an empty host), between the memo's ``begin`` and ``end``.
+    A port that is not plugged has no group.
+    """
+    return _Planning(snapshot, allocations, switch, memo, local).run()
+
+
+@dataclass(slots=True)
+class _Members:
+    """Local ports of one network that can be reached."""
+
+    ofports: list[tuple[str, int]] = field(default_factory=list)
+    shared: dict[str, list[int]] = field(default_factory=dict)
+
+
+class _Planning:
+    """One round: the arguments, and the groups and problems so far."""
+
+    def __init__(
+        self, snapshot: HostSnapshot, allocations: Allocations, switch: SwitchView, memo: Memo, local: LocalSettings
+    ) -> None:
+        self._snapshot = snapshot
+        self._switch = switch
+        self._memo = memo
+        self._local = local
+        self._allocations = allocations
+        self._groups: dict[ObjectId, Group] = {}
+        self._problems: list[Problem] = []
+
+    def run(self) -> tuple[dict[ObjectId, Group], list[Problem]]:
+        self._plan_own_host()
+        peers = self._plan_peers()
+        segments = self._plan_segments()
+        members = self._plan_ports(segments)
+        for network_id, segment in segments.items():
+            if segment.network.admin_state_up:
+                self._plan_floods(segment, members.get(network_id, _Members()), peers)
+        return self._groups, sorted(set(self._problems), key=lambda p: (p.object_id, p.field, p.text))
+
+    def _plan_own_host(self) -> None:
+        mappings, problems = hosts.mapped_bridges(self._local, self._switch)
+        self._problems += problems
+        names = [naming.patch_port_names(physnet)[0] for physnet in mappings]
+        ofports = {name: n for name in names if (n := self._switch.ofports.get(name, 0)) > 0}
+        inputs = (self._local, *mappings, *(ofports.get(name) for name in names))
+        self._groups[hosts.OWN_HOST] = self._memo.group(
+            hosts.OWN_HOST, inputs, lambda: hosts.plan_own_host(self._local, mappings, ofports)
+        )
+
+    def _plan_peers(self) -> hosts.Peers:
+        tunnels: dict[str, int] = {}
+        for kind in sorted(self._local.encapsulations):
+            ofport = self._switch.ofports.get(naming.tunnel_port_name(kind.value), 0)
+            if ofport > 0:
+                tunnels[kind.value] = ofport
+        snapshot, local = self._snapshot, self._local
+        inputs = (snapshot.hosts, snapshot.host, local, *tunnels, *tunnels.values())
+        peers = self._memo.section(
+            "peers", inputs, lambda part: hosts.plan_peers(part, snapshot.hosts, snapshot.host, local, tunnels)
+        )
+        self._groups.update(peers.groups)
+        return peers
+
+    def _plan_segments(self) -> dict[NetworkId, Segment]:
+        segments: dict[NetworkId, Segment] = {}
+        for network_id in dict.fromkeys(port.network for port in self._snapshot.ports.values()):
+            network = self._snapshot.networks.get(network_id)
+            number = self._allocations.get(Claim("network", network_id))
+            if network is None or number is None:
+                continue  # said for each port; a missing number is said by who allocates
+            uplink = find_uplink(network, self._local, self._switch)
+            if isinstance(uplink, Problem):
+                self._problems.append(uplink)
+                uplink = None
+            segment = self._memo.value(
+                ("segment", network_id),
+                (network, number, uplink),
+                partial(Segment, network, number, uplink),
+            )
+            segments[network_id] = segment
+            group_id = networks.object_id(segment)
+            self._groups[group_id] = self._memo.group(group_id, (segment,), partial(networks.plan_network, segment))
+        return segments
+
+    def _plan_ports(self, segments: Mapping[NetworkId, Segment]) -> dict[NetworkId, _Members]:
+        members: dict[NetworkId, _Members] = {}
+        numbers = Counter(self._switch.ofports.values())
+        numbers.update(i.ofport for i in self._switch.interfaces.values() if i.ofport is not None)
+        for port in self._snapshot.ports.values():
+            segment = segments.get(port.network)
+            if segment is None:
+                self._miss_network(port)
+                continue
+            if not (port.admin_state_up and segment.network.admin_state_up):
+                continue
+            ofport = self._find_ofport(port.id, numbers)
+            if ofport is None:
+                continue
+            group_id = ObjectId(f"port:{port.id}")
+            self._groups[group_id] = self._memo.group(
+                group_id, (port, segment, ofport), partial(ports.plan_port, port, segment, ofport)
+            )
+            reached = members.setdefault(port.network, _Members())
+            reached.ofports.append((port.id, ofport))
+            if port.allowed_address_pairs:
+                for mac in ports.shared_macs(port):
+                    reached.shared.setdefault(mac, []).append(ofport)
+        return members
+
+    def _miss_network(self, port: Port) -> None:
+        if port.network in self._snapshot.networks:
+            return
+        text = f"port {port.name or port.id}: its network {port.network} is not in the store"
+        self._problems.append(Problem(f"port:{port.id}", "network", text, Actor.CLOUD))
+
+    def _find_ofport(self, port_id: PortId, numbers: Mapping[int, int]) -> int | None:
+        interface = self._switch.interfaces.get(port_id)
+        if interface is None:
+            return None
+        where = f"interface {interface.name}"
+        if interface.error:
+            text = f"{where}: Open vSwitch reports: {interface.error}"
+            self._problems.append(Problem(f"port:{port_id}", "interface", text, Actor.OPERATOR))
+            return None
+        if interface.ofport is None or interface.ofport < 1:
+            return None
+        if numbers[interface.ofport] > 1:
+            text = f"{where}: another interface shows the same OpenFlow number {interface.ofport}"
+            self._problems.append(Problem(f"port:{port_id}", "ofport", text, Actor.NOBODY))
+            return None
+        return interface.ofport
+
+    def _plan_floods(self, segment: Segment, members: _Members, peers: hosts.Peers) -> None:
+        network_id = segment.network.id
+        known = self._snapshot.endpoints.get(network_id, {})
+        own = self._snapshot.host
+        foreign = self._memo.section(
+            ("endpoints", network_id),
+            (segment, known, peers, own),
+            lambda part: endpoints.plan_endpoints(part, segment, known, peers, own),
+        )
+        self._groups.update(foreign.groups)
+        self._problems += foreign.problems
+        self._plan_chunks(segment, members.ofports)
+        if segment.network.type.is_tunnel and segment.uplink is not None:
+            self._plan_host_chunks(segment, foreign.hosts)
+        for mac, ofports in members.shared.items():
+            ofports.sort()
+            group_id = networks.shared_mac_id(segment, mac)
+            self._groups[group_id] = self._memo.group(
+                group_id, (segment, *ofports), partial(networks.plan_shared_mac, segment, mac, ofports)
+            )
+
+    def _plan_chunks(self, segment: Segment, members: list[tuple[str, int]]) -> None:
+        members.sort()
+        chunks = networks.cut_chunks(members, networks.chunk_count(len(members)))
+        for index, chunk in enumerate(chunks):
+            group_id = networks.local_chunk_id(segment, index)
+            self._groups[group_id] = self._memo.group(
+                group_id,
+                (segment, len(chunks), *chunk),
+                partial(networks.plan_local_chunk, segment, index, len(chunks), chunk),
+            )
+
+    def _plan_host_chunks(self, segment: Segment, members: tuple[tuple[str, str], ...]) -> None:
+        chunks = networks.cut_chunks(members, networks.chunk_count(len(members)))
+        for index, chunk in enumerate(chunks):
+            group_id = networks.remote_chunk_id(segment, index)
+            self._groups[group_id] = self._memo.group(
+                group_id,
+                (segment, len(chunks), *chunk),
+                partial(networks.plan_remote_chunk, segment, index, len(chunks), chunk),
+            )

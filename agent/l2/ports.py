@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Flows of a port of this host: what it may send, who it is, how it is reached."""
+
+from __future__ import annotations
+
+from agent.core import openflow
+from agent.core.model import Port
+from agent.core.openflow import ETH_P_8021AD, ETH_P_8021Q, UNTAGGED, match
+from agent.core.plan import Group, ItemRef, ObjectId
+from agent.l2 import neighbors, port_security
+from agent.l2.pipeline import PORT, Goto, Table, add
+from agent.l2.segments import Segment
+
+TO_PORT_SECURITY = Goto(Table.PORT_SECURITY)
+TO_REMOTE = Goto(Table.REMOTE)
+TO_DELIVER = Goto(Table.DELIVER)
+
+TAGGED = 200
+ENTRY = 100
+OWN_ADDRESS = 100
+OTHER = 0
+
+
+def add_fixed(flows: dict[str, str]) -> None:
+    """Add what is the same on every host."""
+    add(flows, Table.LOCAL, OTHER, "", TO_REMOTE)
+    # After the outer tag of a physical network is gone, Open vSwitch shows a second tag
+    # as the Ethernet type (as long as it looks for one tag only, which is its default).
+    for ether_type in (ETH_P_8021Q, ETH_P_8021AD):
+        add(flows, Table.DELIVER, TAGGED, match(dl_type=ether_type))
+    add(flows, Table.DELIVER, OTHER, "")
+
+
+def plan_port(port: Port, segment: Segment, ofport: int) -> Group:
+    """Plan the flows of a plugged port that is up.
+
+    It is shut towards the network until the network's number is allocated
+    (``requires``), and nothing is delivered to it but by the one flow of the DELIVER table.
+    """
+    flows: dict[str, str] = {}
+    entry = add(
+        flows,
+        Table.CLASSIFY,
+        ENTRY,
+        match(in_port=ofport, vlan_tci=UNTAGGED),
+        openflow.set_metadata(segment.number),
+        TO_PORT_SECURITY,
+    )
+    port_security.add_port(flows, port, ofport)
+    for fixed_ip in port.fixed_ips:
+        neighbors.add_known(flows, segment, port.mac, fixed_ip.address)
+        neighbors.add_exemption(flows, ofport, fixed_ip.address)
+        neighbors.add_local_owner(flows, segment, ofport, fixed_ip.address)
+    for pair in port.allowed_address_pairs:
+        neighbors.add_exemption(flows, ofport, pair.cidr)
+    own = match(metadata=segment.number, dl_dst=port.mac)
+    add(flows, Table.LOCAL, OWN_ADDRESS, own, openflow.set_register(PORT, ofport), TO_DELIVER)
+    add(flows, Table.DELIVER, ENTRY, match(reg1=ofport, vlan_tci=UNTAGGED), openflow.output(ofport))
+    requires = {ItemRef("flows", entry): frozenset({segment.allocation})}
+    return Group(ObjectId(f"port:{port.id}"), {"flows": flows}, requires)
+
+
+def shared_macs(port: Port) -> set[str]:
+    """Return the MAC addresses besides its own that *port* may be reached at."""
+    return {pair.mac for pair in port.allowed_address_pairs if pair.mac != port.mac}
