@@ -57,7 +57,10 @@ class FlowsDriver:
         return {table: count for table, count in self._per_table.items() if count > 0}
 
     def observe(self, keys: Mapping[Key, ObjectId] | None = None) -> dict[Key, Value]:
-        """Read back all flows of ours, or those of *keys* that carry their owner's mark."""
+        """Read back all flows of ours, or those of *keys* that carry their owner's mark.
+
+        A key whose owner is not known any more (empty) is found whatever its mark.
+        """
         if keys is None:
             flows = self._dump(cookie_filter())
             self._per_table = Counter(map(_table_of, flows))
@@ -65,7 +68,7 @@ class FlowsDriver:
         found: dict[Key, Value] = {}
         if not keys:
             return found
-        for selected in self._filters({naming.owner_hash(owner) for owner in set(keys.values())}):
+        for selected in self._filters(set(keys.values())):
             found.update({key: actions for key, actions in self._dump(selected).items() if key in keys})
         return found
 
@@ -117,8 +120,11 @@ class FlowsDriver:
         argv = ("ovs-ofctl", "-O", OPENFLOW_VERSION, "--no-stats", "--no-names", "dump-flows", self._target, selected)
         return parse_dump(self._run(argv))
 
-    def _filters(self, hashes: set[int]) -> list[str]:
-        """Choose the dumps that find the flows of *hashes*: one that finds more, or one for each."""
+    def _filters(self, owners: set[ObjectId]) -> list[str]:
+        """Choose the dumps that find the flows of *owners*: one that finds more, or one for each."""
+        if "" in owners:
+            return [cookie_filter()]
+        hashes = {naming.owner_hash(owner) for owner in owners}
         bits = common_bits(hashes)
         together = DUMP_PROCESS_SECONDS + DUMP_FLOW_SECONDS * self._total() / (1 << bits.bit_count())
         if together <= len(hashes) * DUMP_PROCESS_SECONDS:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Callable
@@ -76,6 +77,16 @@ class OpenVSwitch:
         """End the switch, by SIGKILL if *kill*; the database stays."""
         _end(self._vswitchd, kill=kill)
         self._vswitchd = None
+
+    def freeze(self) -> None:
+        """Stop the switch's process without ending it: it takes connections and never answers."""
+        if self._vswitchd is not None:
+            self._vswitchd.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let a frozen switch go on."""
+        if self._vswitchd is not None:
+            self._vswitchd.send_signal(signal.SIGCONT)
 
     def stop_server(self) -> None:
         """End the database server."""
