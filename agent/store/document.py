@@ -115,6 +115,7 @@ class HostFields:
 
 
 Fields: TypeAlias = NetworkFields | SubnetFields | PortFields | HostFields
+T = TypeVar("T")
 F = TypeVar("F", NetworkFields, SubnetFields, PortFields, HostFields)
 
 
@@ -141,3 +142,8 @@ def given(values: Fields) -> dict[str, object]:
     """Return the fields that are given, by name."""
     pairs = ((f.name, getattr(values, f.name)) for f in fields(values))
     return {name: value for name, value in pairs if value is not UNSET}
+
+
+def or_default(value: T | Unset, default: T) -> T:
+    """Return *value* if it is given, else *default*."""
+    return default if isinstance(value, Unset) else value

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Generic, TypeVar
 
-R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
 
 
 def _plain(value: object) -> object:
@@ -142,7 +142,7 @@ class Change(_Record):
 
 
 @dataclass(frozen=True, slots=True)
-class Written(Generic[R]):
+class Written(Generic[R_co]):
     """What one writing call did.
 
     ``result`` is the object as written (for a deletion, as it was).  ``revision`` is
@@ -152,7 +152,7 @@ class Written(Generic[R]):
     networks: what ``Writer.wait_applied`` waits for.
     """
 
-    result: R
+    result: R_co
     generation: str
     revision: int
     changed: bool

@@ -1,0 +1,264 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The API of everyone who writes desired state: commands, declarative files, a cloud's driver.
+
+Each writing call is one OVSDB transaction with one new revision, which it returns; a
+call that would change nothing writes nothing.  Several writers at once are safe.
+Objects are named by id or, where that is not ambiguous, by name.
+
+Raises everywhere: InputError for what the caller can put right (it names object and
+field), StoreError when the store is away or refuses.
+"""
+
+from __future__ import annotations
+
+import random
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
+
+from agent.store import writer_kinds, writer_records, writer_wait
+from agent.store.connection import DEFAULT_TIMEOUT, StoreBackend, TlsFiles, connect
+from agent.store.document import UNSET, F, HostFields, NetworkFields, PortFields, SubnetFields, Unset
+from agent.store.records import Applied, HostRecord, NetworkRecord, PortRecord, SubnetRecord, Written
+from agent.store.writer_kinds import Kind
+from agent.store.writer_session import TABLES, Session, View
+from agent.store.writer_transaction import read, rehearse, write
+
+R = TypeVar("R")
+
+
+class Writer:
+    """A connection to the store that reads and writes all of it; usable from several threads.
+
+    Close it, or use it in a ``with`` statement.  It keeps a replica of the whole
+    store, so a long-lived caller makes one and keeps it.
+    """
+
+    def __init__(self, api: StoreBackend, address: str, rng: random.Random | None = None) -> None:
+        self._api = api
+        self._address = address
+        self._rng = rng or random.Random()  # noqa: S311  # nothing here is a secret
+
+    @classmethod
+    def connect(cls, remotes: Sequence[str], tls: TlsFiles | None = None, timeout: float = DEFAULT_TIMEOUT) -> Writer:
+        """Connect to the store at *remotes* (one cluster's addresses); *timeout* in seconds holds for each call."""
+        return cls(connect(remotes, tls, timeout), ",".join(remotes))
+
+    def close(self) -> None:
+        """End the connection."""
+        self._api.ovsdb_connection.stop(timeout=5)
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # Networks
+
+    def create_network(
+        self, name: str, fields: NetworkFields, *, network_id: str | None = None, claim_name: bool = True
+    ) -> Written[NetworkRecord]:
+        """Make a network.
+
+        With *claim_name* no other network can claim that name; a cloud, where names
+        repeat, does without.  Without *network_id* it gets a new one.
+        """
+        return self._create(writer_kinds.NETWORK, name, fields, network_id, claim_name)
+
+    def set_network(self, ref: str, fields: NetworkFields, *, name: str | Unset = UNSET) -> Written[NetworkRecord]:
+        """Change the given fields of a network, and its name."""
+        return self._set(writer_kinds.NETWORK, ref, fields, name)
+
+    def delete_network(self, ref: str) -> Written[NetworkRecord]:
+        """Delete a network without subnets and ports."""
+        return self._delete(writer_kinds.NETWORK, ref)
+
+    def get_network(self, ref: str) -> NetworkRecord:
+        """Return one network."""
+        return self.read(lambda view: writer_records.network_record(view, view.find("network", ref)))
+
+    def list_networks(self) -> list[NetworkRecord]:
+        """Return all networks by name."""
+        return self._list("network", writer_records.network_record)
+
+    # Subnets
+
+    def create_subnet(
+        self, name: str, fields: SubnetFields, *, subnet_id: str | None = None, claim_name: bool = True
+    ) -> Written[SubnetRecord]:
+        """Make a subnet; see ``create_network`` for the arguments."""
+        return self._create(writer_kinds.SUBNET, name, fields, subnet_id, claim_name)
+
+    def set_subnet(self, ref: str, fields: SubnetFields, *, name: str | Unset = UNSET) -> Written[SubnetRecord]:
+        """Change the given fields of a subnet, and its name."""
+        return self._set(writer_kinds.SUBNET, ref, fields, name)
+
+    def delete_subnet(self, ref: str) -> Written[SubnetRecord]:
+        """Delete a subnet from which no port has a chosen address."""
+        return self._delete(writer_kinds.SUBNET, ref)
+
+    def get_subnet(self, ref: str) -> SubnetRecord:
+        """Return one subnet."""
+        return self.read(lambda view: writer_records.subnet_record(view, view.find("subnet", ref)))
+
+    def list_subnets(self) -> list[SubnetRecord]:
+        """Return all subnets by name."""
+        return self._list("subnet", writer_records.subnet_record)
+
+    # Ports
+
+    def create_port(
+        self, name: str, fields: PortFields, *, port_id: str | None = None, claim_name: bool = True
+    ) -> Written[PortRecord]:
+        """Make a port; see ``create_network`` for the arguments."""
+        return self._create(writer_kinds.PORT, name, fields, port_id, claim_name)
+
+    def set_port(self, ref: str, fields: PortFields, *, name: str | Unset = UNSET) -> Written[PortRecord]:
+        """Change the given fields of a port, and its name; another host moves it."""
+        return self._set(writer_kinds.PORT, ref, fields, name)
+
+    def delete_port(self, ref: str) -> Written[PortRecord]:
+        """Delete a port."""
+        return self._delete(writer_kinds.PORT, ref)
+
+    def get_port(self, ref: str) -> PortRecord:
+        """Return one port, with what its host says of it."""
+        return self.read(lambda view: writer_records.port_record(view, view.find("port", ref)))
+
+    def list_ports(self) -> list[PortRecord]:
+        """Return all ports by name, with what their hosts say of them."""
+        return self._list("port", writer_records.port_record)
+
+    # Hosts
+
+    def create_host(self, name: str, fields: HostFields, *, host_id: str | None = None) -> Written[HostRecord]:
+        """Announce a host; agents do that by themselves."""
+        return self._create(writer_kinds.HOST, name, fields, host_id, claim_name=False)
+
+    def set_host(self, ref: str, fields: HostFields) -> Written[HostRecord]:
+        """Change the given fields of a host."""
+        return self._set(writer_kinds.HOST, ref, fields, UNSET)
+
+    def delete_host(self, ref: str) -> Written[HostRecord]:
+        """Delete a host without ports, and what it reported."""
+        return self._delete(writer_kinds.HOST, ref)
+
+    def get_host(self, ref: str) -> HostRecord:
+        """Return one host and how far it is."""
+        return self.read(lambda view: _host(view, ref))
+
+    def list_hosts(self) -> list[HostRecord]:
+        """Return all hosts by name, also those that have only reported."""
+        return self.read(_hosts)
+
+    # The store as a whole
+
+    def revision(self) -> tuple[str, int]:
+        """Return generation and revision of the store; ("", 0) before the first write."""
+        row = self.read(lambda view: (g := view.global_row) and (str(g.generation), int(g.revision)))
+        return row or ("", 0)
+
+    def options(self) -> dict[str, str]:
+        """Return the settings of the store (``agent.store.writer_options``)."""
+        return self.read(lambda view: dict(view.options))
+
+    def set_options(self, options: Mapping[str, str | None]) -> Written[dict[str, str]]:
+        """Change settings of the store; None takes one away.  Existing networks keep what they have."""
+        return self.write(lambda session: writer_kinds.set_options(session, options))
+
+    def wait_applied(self, written: Written[R], timeout: float = writer_wait.DEFAULT_TIMEOUT) -> Applied:
+        """Wait up to *timeout* seconds until the hosts that a write concerns have applied it."""
+        hosts = self.read(lambda view: writer_wait.concerned_hosts(view, written))
+        ports = self.read(lambda view: writer_wait.concerned_ports(view, written))
+        return self.wait_revision(written.revision, hosts, ports, timeout)
+
+    def wait_revision(
+        self,
+        revision: int,
+        hosts: Sequence[str] | frozenset[str],
+        ports: Sequence[str] | frozenset[str] = (),
+        timeout: float = writer_wait.DEFAULT_TIMEOUT,
+    ) -> Applied:
+        """Wait up to *timeout* seconds until *hosts* have applied *revision*; look at *ports* (ids) then."""
+        return writer_wait.wait_applied(self._api, self._address, revision, hosts, ports, timeout)
+
+    # What the calls above, and the declarative file, stand on
+
+    def write(self, build: Callable[[Session], R]) -> Written[R]:
+        """Run *build* as one transaction (``agent.store.writer_transaction.write``)."""
+        return write(self._api, self._address, build, self._rng)
+
+    def rehearse(self, build: Callable[[Session], R]) -> R:
+        """Run *build* and write nothing."""
+        return rehearse(self._api, self._address, build, self._rng)
+
+    def read(self, look: Callable[[View], R]) -> R:
+        """Return what *look* sees in the rows; they hold still meanwhile."""
+        return read(self._api, self._address, look)
+
+    def _create(
+        self,
+        kind: Kind[F, R],
+        name: str,
+        fields: F,
+        object_id: str | None,
+        claim_name: bool,
+    ) -> Written[R]:
+        # Chosen once, not in each attempt: so an attempt whose answer was lost is recognised by it.
+        chosen = uuid.uuid4()
+        builds = 0
+
+        def build(session: Session) -> R:
+            nonlocal builds
+            builds += 1
+            done = session.row(kind.table, chosen) if builds > 1 else None
+            if done is not None:
+                return kind.record(session, done)
+            row = writer_kinds.create(session, kind, name, fields, object_id or chosen, claim_name)
+            return kind.record(session, row)
+
+        return self.write(build)
+
+    def _set(self, kind: Kind[F, R], ref: str, fields: F, name: str | Unset) -> Written[R]:
+        def build(session: Session) -> R:
+            row = session.find(kind.name, ref)
+            writer_kinds.change(session, kind, row, fields, name)
+            return kind.record(session, row)
+
+        return self.write(build)
+
+    def _delete(self, kind: Kind[F, R], ref: str) -> Written[R]:
+        def build(session: Session) -> R:
+            row = session.find(kind.name, ref)
+            record = kind.record(session, row)
+            writer_kinds.delete(session, kind, row)
+            return record
+
+        return self.write(build)
+
+    def _list(self, kind: str, record: Callable[[View, object], R]) -> list[R]:
+        def look(view: View) -> list[R]:
+            rows = sorted(view.rows(TABLES[kind]), key=lambda row: (row.name, str(row.uuid)))
+            return [record(view, row) for row in rows]
+
+        return self.read(look)
+
+
+def _host(view: View, ref: str) -> HostRecord:
+    status = view.host_status(ref)
+    if status is not None and not view.named("host", ref):
+        return writer_records.unannounced_host_record(status)
+    return writer_records.host_record(view, view.find("host", ref))
+
+
+def _hosts(view: View) -> list[HostRecord]:
+    rows = view.rows("Host")
+    announced = {row.name for row in rows}
+    records = [writer_records.host_record(view, row) for row in rows]
+    records += [
+        writer_records.unannounced_host_record(status)
+        for status in view.rows("Host_Status")
+        if status.host not in announced
+    ]
+    return sorted(records, key=lambda record: record.name)

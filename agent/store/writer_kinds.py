@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What networks, subnets, ports and hosts have in common when they are written: ids, names, claims."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from agent.store import validate, writer_hosts, writer_networks, writer_options, writer_ports, writer_subnets
+from agent.store.document import F, HostFields, NetworkFields, PortFields, SubnetFields, Unset
+from agent.store.records import HostRecord, NetworkRecord, PortRecord, SubnetRecord
+from agent.store.validate import NAME_LIMIT, Subject
+from agent.store.writer_records import host_record, network_record, port_record, subnet_record
+from agent.store.writer_session import TABLES, Row, Session, View, label
+
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class Kind(Generic[F, R]):
+    """How objects of one kind are written and read."""
+
+    name: str
+    create: Callable[[Session, Subject, str, F, uuid.UUID], Row]
+    change: Callable[[Session, Subject, Row, F], None]
+    delete: Callable[[Session, Subject, Row], None]
+    record: Callable[[View, Row], R]
+
+    @property
+    def table(self) -> str:
+        """The table of the store."""
+        return TABLES[self.name]
+
+
+NETWORK: Kind[NetworkFields, NetworkRecord] = Kind(
+    "network", writer_networks.create, writer_networks.change, writer_networks.delete, network_record
+)
+SUBNET: Kind[SubnetFields, SubnetRecord] = Kind(
+    "subnet", writer_subnets.create, writer_subnets.change, writer_subnets.delete, subnet_record
+)
+PORT: Kind[PortFields, PortRecord] = Kind(
+    "port", writer_ports.create, writer_ports.change, writer_ports.delete, port_record
+)
+HOST: Kind[HostFields, HostRecord] = Kind(
+    "host", writer_hosts.create, writer_hosts.change, writer_hosts.delete, host_record
+)
+
+
+def create(
+    session: Session,
+    kind: Kind[F, R],
+    name: str,
+    fields: F,
+    object_id: str | uuid.UUID,
+    claim_name: bool,
+    line: int | None = None,
+) -> Row:
+    """Insert an object; with *claim_name* nobody else can claim its name.  *line* is for errors."""
+    subject = Subject(kind.name, name or str(object_id), line)
+    if isinstance(object_id, str):
+        object_id = validate.object_id(subject, object_id)
+    if session.row(kind.table, object_id) is not None:
+        raise subject.error(f"there is a {kind.name} with the id {object_id} already")
+    if kind.name == "host":  # its name is its identity: the table has an index for it
+        if session.named("host", name):
+            raise subject.error("there is a host with this name already")
+    elif claim_name:
+        validate.name(kind.name, name, line)
+    elif len(name) > NAME_LIMIT:
+        raise subject.error(f"a name has at most {NAME_LIMIT} characters")
+    row = kind.create(session, subject, name, fields, object_id)
+    if claim_name and kind.name != "host":
+        session.claim(kind.name, row, name, subject)
+    return row
+
+
+def change(session: Session, kind: Kind[F, R], row: Row, fields: F, name: str | Unset, line: int | None = None) -> None:
+    """Write the given fields and the name; an object whose name was claimed claims the new one."""
+    subject = Subject(kind.name, label(row), line)
+    if not isinstance(name, Unset) and name != row.name:
+        if row.name_claim:
+            validate.name(kind.name, name, line)
+            session.claim(kind.name, row, name, subject)
+        elif len(name) > NAME_LIMIT:
+            raise subject.error(f"a name has at most {NAME_LIMIT} characters")
+        session.update(row, name=name)
+    kind.change(session, subject, row, fields)
+
+
+def delete(session: Session, kind: Kind[F, R], row: Row, line: int | None = None) -> None:
+    """Delete an object that nothing uses."""
+    kind.delete(session, Subject(kind.name, label(row), line), row)
+
+
+def set_options(session: Session, options: Mapping[str, str | None]) -> dict[str, str]:
+    """Change settings of the whole store; None takes one away."""
+    wanted = {key: value for key, value in {**session.options, **options}.items() if value is not None}
+    wanted = writer_options.checked(wanted)
+    row = session.make_global()
+    row.verify("options")
+    session.update(row, options=wanted)
+    return wanted

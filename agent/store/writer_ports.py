@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ports: making, changing, moving and deleting them inside a session.
+
+Each port has one ``Endpoint``: what all other hosts read of it.  It is written in
+the same transaction as the port, so that no host ever sees one without the other.
+"""
+
+from __future__ import annotations
+
+import uuid
+
+from agent.store import ipam, validate
+from agent.store.document import PortFields, Unset, or_default
+from agent.store.validate import Subject
+from agent.store.writer_addresses import default_addresses, moved_addresses, set_addresses, wished_addresses
+from agent.store.writer_session import Column, Row, Session, given_columns, keep_our_ids, label, refuse_changes
+
+
+def create(session: Session, subject: Subject, name: str, fields: PortFields, port_id: uuid.UUID) -> Row:
+    """Insert a port and its endpoint: network is required, MAC address and addresses are chosen if not given."""
+    if isinstance(fields.network, Unset):
+        raise subject.error("network is required")
+    network = session.find("network", fields.network, subject)
+    mac = _mac(session, subject, network, fields)
+    owner = or_default(fields.device_owner, "")
+    secured = or_default(fields.port_security, network.port_security_enabled)
+    if isinstance(fields.fixed_ips, Unset):
+        addresses = default_addresses(session, subject, network, mac, owner)
+    else:
+        addresses = wished_addresses(session, subject, network, fields.fixed_ips, mac, owner, {})
+    host = _host(subject, or_default(fields.host, ""))
+    row = session.insert(
+        "Port",
+        port_id,
+        name=name,
+        name_claim=[],
+        network=network,
+        mac_address=mac,
+        fixed_ips={},
+        ip_allocations=[],
+        endpoint=[session.insert("Endpoint", network=network, mac=mac, addresses=[], host=host)],
+        host=host,
+        device_owner=owner,
+        device_id=or_default(fields.device_id, ""),
+        project=or_default(fields.project, ""),
+        admin_state_up=or_default(fields.admin_state_up, True),
+        port_security_enabled=secured,
+        allowed_address_pairs=_pairs(subject, or_default(fields.allowed_address_pairs, ()), secured),
+        external_ids=validate.external_ids(subject, or_default(fields.external_ids, {})),
+    )
+    set_addresses(session, subject, row, addresses)
+    # A subnet with automatic addresses that comes meanwhile would not know this port.
+    session.guard("Subnet", network)
+    _touch(session, row)
+    return row
+
+
+def _mac(session: Session, subject: Subject, network: Row, fields: PortFields) -> str:
+    if isinstance(fields.mac_address, Unset):
+        return ipam.random_mac(session.rng)  # unique by the endpoint's index; a clash is built again
+    mac = validate.mac(subject, fields.mac_address)
+    session.check_later(lambda: _check_mac(session, subject, network, mac))
+    return mac
+
+
+def _check_mac(session: Session, subject: Subject, network: Row, mac: str) -> None:
+    """Raise InputError if two ports of *network* have *mac* when all is written."""
+    owners = [port for port in session.ports(network) if port.mac_address == mac]
+    if len(owners) > 1:
+        others = ", ".join(sorted(label(port) for port in owners if label(port) != subject.name))
+        raise subject.error(f"mac_address {mac} is in use on network {label(network)} by port {others}")
+
+
+def _host(subject: Subject, host: str) -> str:
+    return validate.host_name(subject, host) if host else ""
+
+
+def _pairs(subject: Subject, pairs: tuple[str, ...], secured: bool) -> list[str]:
+    if pairs and not secured:
+        raise subject.error("allowed address pairs mean nothing without port security: remove them or switch it on")
+    return sorted({validate.address_pair(subject, pair) for pair in pairs})
+
+
+def _touch(session: Session, row: Row) -> None:
+    session.touch(row.network)
+    session.touched_ports.add(str(row.uuid))
+    if row.host:
+        session.touched_hosts.add(row.host)
+
+
+def change(session: Session, subject: Subject, row: Row, fields: PortFields) -> None:
+    """Write the given fields; a new host moves the port, a new MAC address takes automatic addresses along."""
+    if not isinstance(fields.network, Unset) and session.find("network", fields.network, subject) != row.network:
+        refuse_changes(subject, {"network": (fields.network, label(row.network))})
+    before = row.host
+    changed = _change_addresses(session, subject, row, fields)
+    secured = or_default(fields.port_security, row.port_security_enabled)
+    columns: dict[str, Column] = {}
+    if not isinstance(fields.host, Unset):
+        columns["host"] = _host(subject, fields.host)
+    if not (isinstance(fields.allowed_address_pairs, Unset) and isinstance(fields.port_security, Unset)):
+        pairs = or_default(fields.allowed_address_pairs, tuple(row.allowed_address_pairs))
+        columns["allowed_address_pairs"] = _pairs(subject, pairs, secured)
+        row.verify("port_security_enabled")
+        row.verify("allowed_address_pairs")
+    if not isinstance(fields.external_ids, Unset):
+        columns["external_ids"] = keep_our_ids(row, validate.external_ids(subject, fields.external_ids))
+    columns |= given_columns(
+        admin_state_up=fields.admin_state_up,
+        port_security_enabled=fields.port_security,
+        device_owner=fields.device_owner,
+        device_id=fields.device_id,
+        project=fields.project,
+    )
+    changed = session.update(row, **columns) or changed
+    for endpoint in row.endpoint:
+        changed = session.update(endpoint, mac=row.mac_address, host=row.host) or changed
+    if changed:
+        _touch(session, row)
+        if before:
+            session.touched_hosts.add(before)
+
+
+def _change_addresses(session: Session, subject: Subject, row: Row, fields: PortFields) -> bool:
+    """Write MAC address and fixed ips; the endpoint's MAC address is the caller's."""
+    mac = row.mac_address
+    addresses = row.fixed_ips
+    row.verify("mac_address")  # automatic addresses follow from it
+    if not isinstance(fields.mac_address, Unset):
+        mac = validate.mac(subject, fields.mac_address)
+        if mac != row.mac_address:
+            session.check_later(lambda: _check_mac(session, subject, row.network, mac))
+            addresses = moved_addresses(addresses, row.mac_address, mac)
+    if not isinstance(fields.fixed_ips, Unset):
+        owner = or_default(fields.device_owner, row.device_owner)
+        addresses = wished_addresses(session, subject, row.network, fields.fixed_ips, mac, owner, addresses)
+    changed = session.update(row, mac_address=mac)
+    if addresses != row.fixed_ips:
+        set_addresses(session, subject, row, addresses)
+        changed = True
+    return changed
+
+
+def delete(session: Session, _: Subject, row: Row) -> None:
+    """Delete a port; its endpoint and addresses go with it."""
+    _touch(session, row)
+    session.delete(row)

@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Subnets: making, changing and deleting them inside a session."""
+
+from __future__ import annotations
+
+import uuid
+
+from agent.store import ipam, validate
+from agent.store.document import SubnetFields, Unset, or_default
+from agent.store.ipam import IPAddress, IPNetwork
+from agent.store.validate import Subject
+from agent.store.writer_addresses import is_automatic, set_addresses
+from agent.store.writer_session import (
+    Column,
+    Row,
+    Session,
+    enumerate_names,
+    given_columns,
+    keep_our_ids,
+    label,
+    optional,
+    refuse_changes,
+)
+
+
+def create(session: Session, subject: Subject, name: str, fields: SubnetFields, subnet_id: uuid.UUID) -> Row:
+    """Insert a subnet: network and cidr are required.
+
+    As in Neutron, a subnet with automatic addresses gives one at once to each port
+    of its network that has addresses.
+    """
+    if isinstance(fields.network, Unset):
+        raise subject.error("network is required")
+    if isinstance(fields.cidr, Unset):
+        raise subject.error("cidr is required")
+    network = session.find("network", fields.network, subject)
+    cidr = validate.cidr(subject, fields.cidr)
+    _refuse_overlap(session, subject, network, cidr)
+    if cidr.version == 6 and network.mtu < validate.MIN_IPV6_MTU:
+        raise subject.error(f"network {label(network)} has mtu {network.mtu}, IPv6 needs {validate.MIN_IPV6_MTU}")
+    gateway = _gateway(subject, fields, cidr, None)
+    address_mode, ra_mode = _modes(subject, fields, cidr, None)
+    pools = ipam.default_pools(cidr, gateway)
+    if not isinstance(fields.allocation_pools, Unset):
+        pools = validate.pools(subject, fields.allocation_pools, cidr, gateway)
+    row = session.insert(
+        "Subnet",
+        subnet_id,
+        name=name,
+        name_claim=[],
+        network=network,
+        cidr=str(cidr),
+        gateway_ip=[] if gateway is None else [str(gateway)],
+        enable_dhcp=_dhcp(subject, or_default(fields.dhcp, True), address_mode or ra_mode),
+        allocation_pools=list(pools),
+        ipv6_address_mode=[] if address_mode is None else [address_mode],
+        ipv6_ra_mode=[] if ra_mode is None else [ra_mode],
+        project=or_default(fields.project, ""),
+        external_ids=validate.external_ids(subject, or_default(fields.external_ids, {})),
+    )
+    session.guard("Subnet", network)
+    session.touch(network)
+    if is_automatic(row):
+        _give_to_ports(session, network, row, cidr)
+    return row
+
+
+def _refuse_overlap(session: Session, subject: Subject, network: Row, cidr: IPNetwork) -> None:
+    for other in session.subnets(network):
+        present = ipam.network(other.cidr)
+        if present.version == cidr.version and present.overlaps(cidr):
+            raise subject.error(f"cidr {cidr} overlaps subnet {label(other)} ({present}) of network {label(network)}")
+
+
+def _gateway(subject: Subject, fields: SubnetFields, cidr: IPNetwork, row: Row | None) -> IPAddress | None:
+    if not isinstance(fields.gateway, Unset):
+        return None if fields.gateway is None else validate.gateway(subject, fields.gateway, cidr)
+    if row is None:
+        return ipam.default_gateway(cidr)
+    present = optional(row.gateway_ip)
+    return None if present is None else validate.address(subject, "gateway", present)
+
+
+def _modes(subject: Subject, fields: SubnetFields, cidr: IPNetwork, row: Row | None) -> tuple[str | None, str | None]:
+    present = (None, None) if row is None else (optional(row.ipv6_address_mode), optional(row.ipv6_ra_mode))
+    if isinstance(fields.ipv6_mode, Unset):
+        address_mode = or_default(fields.ipv6_address_mode, present[0])
+        ra_mode = or_default(fields.ipv6_ra_mode, present[1])
+    else:
+        address_mode = ra_mode = fields.ipv6_mode
+        for field in (fields.ipv6_address_mode, fields.ipv6_ra_mode):
+            if not isinstance(field, Unset) and field != fields.ipv6_mode:
+                raise subject.error(f"ipv6_mode {fields.ipv6_mode} contradicts {field}: give one of them")
+    return validate.ipv6_modes(subject, cidr, address_mode, ra_mode)
+
+
+def _dhcp(subject: Subject, enabled: bool, mode: str | None) -> bool:
+    if not enabled and mode is not None:
+        raise subject.error(f"dhcp cannot be off with the IPv6 mode {mode}: the host's responder announces it")
+    return enabled
+
+
+def _give_to_ports(session: Session, network: Row, subnet: Row, cidr: IPNetwork) -> None:
+    # No port may come between: it would be left without an address of this subnet.
+    session.guard("Port", network)
+    for port in session.ports(network):
+        if port.fixed_ips and not port.device_owner.startswith("network:router"):
+            address = ipam.eui64_address(cidr, port.mac_address)
+            set_addresses(session, Subject("port", label(port)), port, {**port.fixed_ips, address: subnet})
+
+
+def change(session: Session, subject: Subject, row: Row, fields: SubnetFields) -> None:
+    """Write the given fields; network, prefix and address mode are fixed when a subnet is made.
+
+    Pools that are the default for the old gateway become the default for the new one.
+    """
+    cidr = ipam.network(row.cidr)
+    if not isinstance(fields.network, Unset) and session.find("network", fields.network, subject) != row.network:
+        refuse_changes(subject, {"network": (fields.network, label(row.network))})
+    if not isinstance(fields.cidr, Unset):
+        refuse_changes(subject, {"cidr": (str(validate.cidr(subject, fields.cidr)), row.cidr)})
+    address_mode, ra_mode = _modes(subject, fields, cidr, row)
+    refuse_changes(
+        subject,
+        {
+            "ipv6_address_mode": (address_mode, optional(row.ipv6_address_mode)),
+            "ipv6_ra_mode": (ra_mode, optional(row.ipv6_ra_mode)),
+        },
+    )
+    old = _gateway(subject, SubnetFields(), cidr, row)
+    gateway = _gateway(subject, fields, cidr, row)
+    pools: tuple[str, ...] = tuple(row.allocation_pools)
+    if not isinstance(fields.allocation_pools, Unset):
+        pools = fields.allocation_pools
+    elif gateway != old and sorted(pools) == sorted(ipam.default_pools(cidr, old)):
+        pools = ipam.default_pools(cidr, gateway)
+    columns: dict[str, Column] = {
+        "gateway_ip": [] if gateway is None else [str(gateway)],
+        "allocation_pools": list(validate.pools(subject, pools, cidr, gateway)),
+        "enable_dhcp": _dhcp(subject, or_default(fields.dhcp, row.enable_dhcp), address_mode or ra_mode),
+    }
+    if not isinstance(fields.external_ids, Unset):
+        columns["external_ids"] = keep_our_ids(row, validate.external_ids(subject, fields.external_ids))
+    # Pools must fit the gateway: both stand on what the other was when it was read.
+    row.verify("gateway_ip")
+    row.verify("allocation_pools")
+    if session.update(row, **columns, **given_columns(project=fields.project)):
+        session.touch(row.network)
+
+
+def delete(session: Session, subject: Subject, row: Row) -> None:
+    """Delete a subnet from which no port has a chosen address; automatic ones are taken from their ports."""
+    users = [port for port in session.ports(row.network) if row in port.fixed_ips.values()]
+    if users and not is_automatic(row):
+        raise subject.error(
+            f"it is in use by {enumerate_names(f'port {label(port)}' for port in users)}: "
+            "delete these or give them other addresses first"
+        )
+    for port in users:
+        left = {address: subnet for address, subnet in port.fixed_ips.items() if subnet != row}
+        set_addresses(session, Subject("port", label(port)), port, left)
+    session.touch(row.network)
+    session.delete(row)

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Waiting until hosts have applied a revision.
+
+A host has applied revision N when ``Host_Status.applied_revision`` is N or more in
+the same generation.  That says that everything was tried, not that everything
+worked: a port that did not stands in ``Port_Status``.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection
+
+from agent.store.connection import StoreBackend
+from agent.store.records import Applied, PortFailure, Written
+from agent.store.writer_session import Row, View, label
+from agent.store.writer_transaction import read
+
+DEFAULT_TIMEOUT = 30.0  # seconds
+
+
+def concerned_hosts(view: View, written: Written[object]) -> frozenset[str]:
+    """Return the hosts of ports on the networks that a write touched, and those that it touched directly."""
+    hosts = {port.host for port in _ports_of_networks(view, written.networks)}
+    return frozenset((hosts | written.hosts) - {""})
+
+
+def concerned_ports(view: View, written: Written[object]) -> frozenset[str]:
+    """Return the ports that a write touched, or if it touched none, all of its networks."""
+    if written.ports:
+        return written.ports
+    return frozenset(str(port.uuid) for port in _ports_of_networks(view, written.networks))
+
+
+def _ports_of_networks(view: View, networks: Collection[str]) -> list[Row]:
+    if not networks:
+        return []
+    return [port for port in view.rows("Port") if port.network is not None and str(port.network.uuid) in networks]
+
+
+def wait_applied(
+    api: StoreBackend, address: str, revision: int, hosts: Collection[str], ports: Collection[str], timeout: float
+) -> Applied:
+    """Wait up to *timeout* seconds for *hosts* to apply *revision*; tell which *ports* failed there.
+
+    Raises StoreError when the store itself does not answer.
+    """
+    deadline = time.monotonic() + timeout
+    while True:
+        api.replica.changed.clear()
+        missing = read(api, address, lambda view: _missing(view, revision, hosts))
+        left = deadline - time.monotonic()
+        if not missing or left <= 0:
+            break
+        api.replica.changed.wait(left)
+    answered = frozenset(hosts) - frozenset(missing)
+    failures = read(api, address, lambda view: _failures(view, ports, answered))
+    return Applied(revision, tuple(sorted(hosts)), tuple(failures), tuple(missing))
+
+
+def _missing(view: View, revision: int, hosts: Collection[str]) -> list[str]:
+    row = view.global_row
+    generation = None if row is None else row.generation
+    there = {
+        status.host
+        for status in view.rows("Host_Status")
+        if status.applied_revision >= revision and generation in status.generation
+    }
+    return sorted(set(hosts) - there)
+
+
+def _failures(view: View, ports: Collection[str], hosts: Collection[str]) -> list[PortFailure]:
+    failures = []
+    for port_id in ports:
+        port = view.row("Port", port_id)
+        # A port that is to be down has not failed.
+        if port is None or port.host not in hosts or not (port.admin_state_up and port.network.admin_state_up):
+            continue
+        status = view.port_status(port_id, port.host)
+        if status is not None and not status.up:
+            failures.append(PortFailure(port_id, label(port), port.host, status.reason))
+    return sorted(failures, key=lambda failure: failure.name)
