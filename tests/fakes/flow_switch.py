@@ -56,7 +56,7 @@ class FakeFlowSwitch:
     ) -> str:
         self.processes += 1
         if self.away:
-            raise CommandError(argv, 1, f"ovs-ofctl: {argv[-2]}: connecting to unix:br-int.mgmt (Connection refused)")
+            raise CommandError(argv, 1, "ovs-ofctl: connecting to unix:br-int.mgmt (Connection refused)")
         match argv:
             case ("ovs-ofctl", "-O", "OpenFlow14", "--bundle", "add-flows", _, "-"):
                 self._bundle(argv, stdin.decode() if isinstance(stdin, bytes) else stdin)

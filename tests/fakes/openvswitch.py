@@ -56,11 +56,15 @@ class OpenVSwitch:
 
     def start(self) -> None:
         """Start both, with whatever the database holds already."""
+        self.start_server_alone()
+        self.start_vswitchd()
+
+    def start_server_alone(self) -> None:
+        """Start the database without a switch, made if there is none yet."""
         if not (self.folder / "conf.db").exists():
             self._call("ovsdb-tool", "create", f"{self.folder}/conf.db", str(SCHEMA))
         self.start_server()
         self.vsctl("--no-wait", "init")
-        self.start_vswitchd()
 
     def start_server(self) -> None:
         """Start the database server and wait until it answers."""
