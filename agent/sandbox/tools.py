@@ -3,41 +3,29 @@
 
 from __future__ import annotations
 
-import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from agent.core.errors import ApplyError, CommandError
+from agent.command import CommandRunner
+from agent.core.errors import ApplyError
 
 COMMAND_TIMEOUT = 30.0  # seconds
+
+_runner = CommandRunner()
 
 
 def run(
     argv: Sequence[str],
     *,
     stdin: str = "",
-    environment: Mapping[str, str] | None = None,
     timeout: float = COMMAND_TIMEOUT,
+    environment: Mapping[str, str] | None = None,
 ) -> str:
-    """Run a command to its end and return what it printed; CommandError when it fails."""
-    try:
-        done = subprocess.run(
-            argv,
-            input=stdin,
-            env=None if environment is None else dict(environment),
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=timeout,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        raise CommandError(tuple(argv), None, "") from None
-    except FileNotFoundError:
-        raise CommandError(tuple(argv), 127, f"{argv[0]}: no such command; is its package installed?") from None
-    if done.returncode:
-        raise CommandError(tuple(argv), done.returncode, done.stderr or done.stdout)
-    return done.stdout
+    """Run a command to its end and return what it printed; CommandError when it fails.
+
+    *environment* is added to ours.
+    """
+    return _runner(tuple(argv), stdin=stdin, timeout=timeout, env=environment)
 
 
 def wait_until(what: str, check: Callable[[], bool], timeout: float, pause: float = 0.01) -> None:

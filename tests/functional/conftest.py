@@ -1,0 +1,25 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sandboxes for functional tests.  They need root and Open vSwitch."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from agent.sandbox.sandbox import Sandbox, remove
+from tests.functional.lab import Lab, unique_name
+
+
+@pytest.fixture(scope="module")
+def new_lab() -> Iterator[Callable[..., Lab]]:
+    """Return a function that makes a sandbox; all are taken down after the module."""
+    with contextlib.ExitStack() as ends:
+
+        def make(hosts: int = 2, *, agents: bool = True) -> Lab:
+            name = unique_name()
+            ends.callback(remove, name)
+            return Lab(Sandbox.create(name, hosts, agents=agents))
+
+        yield make
