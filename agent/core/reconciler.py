@@ -16,11 +16,12 @@ next one starts with a resync and needs no memory of this one.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from agent.core.desired import Desired, Former, Touched
-from agent.core.errors import AgentError, ApplyError, Problem, VerifyError
+from agent.core.errors import AgentError, ApplyError, CommandError, Problem, StoreError, VerifyError
 from agent.core.naming import owner_hash
 from agent.core.plan import Delta, Driver, ItemRef, Key, ObjectId, Plan, SlicedDriver, Value
 from agent.core.report import ItemState, ObjectStatus, Operations, PassReport
@@ -71,6 +72,7 @@ class Reconciler:
         self._unread_attempts: dict[str, tuple[int, float]] = {}
         self._written: dict[str, dict[Key, ObjectId]] = {}
         self._read_once: set[str] = set()
+        self._misread: dict[ItemRef, int] = {}  # how often in a row an item read back differently
 
     # What others may ask.
 
@@ -173,9 +175,12 @@ class Reconciler:
                 continue
             for key in clean:
                 ref = ItemRef(driver.name, key)
-                if actual.get(key) != self._desired.value(ref):
-                    wrong += 1
-                    self._fail(ref, _verify_error(ref, self._desired.value(ref), actual.get(key)))
+                if actual.get(key) == self._desired.value(ref):
+                    self._misread.pop(ref, None)
+                    continue
+                wrong += 1
+                self._misread[ref] = self._misread.get(ref, 0) + 1
+                self._fail(ref, _verify_error(ref, self._desired.value(ref), actual.get(key)), self._misread[ref])
             self._progress()
         return wrong
 
@@ -211,7 +216,7 @@ class Reconciler:
             name = driver.name
             if self._unread_attempts.get(name, (0, now))[1] > now:
                 continue  # could not be used a moment ago; all of it is compared when it is due
-            changed = touched.get(name, {})
+            changed, begun = touched.get(name, {}), self._monotonic()
             try:
                 differing = self._read_whole(driver) if name in self._unread else self._believed(driver, changed, now)
             except AgentError as err:
@@ -220,7 +225,7 @@ class Reconciler:
                 continue
             drifted = sum(1 for key in differing if key not in changed and self._has_drifted(ItemRef(name, key)))
             work.deltas[name] = _delta(name, self._desired, differing, sweep=sweep)
-            work.operations[name] = Operations(drifted=drifted)
+            work.operations[name] = Operations(drifted=drifted, read_seconds=self._monotonic() - begun)
             self._read_once.add(name)
             self._progress()
         return work
@@ -316,12 +321,13 @@ class Reconciler:
             else:
                 self._done(ref)
         before = work.operations.get(driver.name, Operations())
-        work.operations[driver.name] = Operations(
+        work.operations[driver.name] = replace(
+            before,
             created=before.created + sum(1 for key in delta.creates if key not in failed),
             updated=before.updated + sum(1 for key in delta.updates if key not in failed),
             deleted=before.deleted + sum(1 for key in delta.deletes if key not in failed),
             failed=before.failed + len(failed),
-            drifted=before.drifted,
+            failures=Counter(before.failures) + Counter(map(_reason, failed.values())),
             seconds=before.seconds + self._monotonic() - begun,
         )
         self._progress()
@@ -331,9 +337,10 @@ class Reconciler:
     def _done(self, ref: ItemRef) -> None:
         self._open.pop(ref, None)
 
-    def _fail(self, ref: ItemRef, error: Exception) -> None:
+    def _fail(self, ref: ItemRef, error: Exception, attempts: int | None = None) -> None:
         before = self._open.get(ref)
-        attempts = before.status.attempts + 1 if before is not None else 1
+        if attempts is None:
+            attempts = before.status.attempts + 1 if before is not None else 1
         same = before is not None and before.status.state is ItemState.ERROR
         since = before.status.since if before is not None and same else self._now()
         delay = self._backoff.delay(attempts)
@@ -434,6 +441,15 @@ def _owners_of(delta: Delta, touched: Mapping[Key, Former]) -> dict[Key, ObjectI
     """Return key -> owner of all that *delta* wrote; for deletes the object that had it, as far as known."""
     owners = {key: touched[key].owner if key in touched else ObjectId("") for key in delta.deletes}
     return {**owners, **{key: delta.owners[key] for key in (*delta.creates, *delta.updates)}}
+
+
+def _reason(error: Exception) -> str:
+    """Return one word for a metric's label."""
+    if isinstance(error, CommandError):
+        return "timeout" if error.returncode is None else "command"
+    if isinstance(error, StoreError):
+        return "database"
+    return "refused"
 
 
 def _sliced(driver: Driver) -> SlicedDriver:

@@ -11,6 +11,7 @@ that object alone.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
@@ -79,13 +80,13 @@ class NotingIdl(ovs_idl.Idl):
 class SnapshotReader:
     """Follows the store for one host.
 
-    *remote* is as for the IDL: addresses joined by commas.  *schema* is the text or
-    file of the schema that we know.  *on_snapshot* is called on the IDL thread after
+    *remote* is as for the IDL: addresses joined by commas.  *schema* is the text
+    of the schema that we know.  *on_snapshot* is called on the IDL thread after
     a new snapshot was published or the connection changed; it must only wake somebody.
     """
 
-    def __init__(self, remote: str, schema_file: str, host: HostName, on_snapshot: Callable[[], None]) -> None:
-        helper = ovs_idl.SchemaHelper(location=schema_file)
+    def __init__(self, remote: str, schema: str, host: HostName, on_snapshot: Callable[[], None]) -> None:
+        helper = ovs_idl.SchemaHelper(schema_json=json.loads(schema))
         for table, columns in COLUMNS.items():
             helper.register_columns(table, list(columns))
         self._host = host

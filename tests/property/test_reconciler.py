@@ -302,3 +302,19 @@ def test_an_unknown_outcome_is_read_again_and_not_believed():
     host.settle(changed)
     assert host.operations() == operations, "it was applied; reading it again shows that nothing is to do"
     check_end(host, changed)
+
+
+def test_an_item_that_never_reads_back_as_written_is_tried_less_and_less_often():
+    host = Host()
+    real = host.flows.observe
+    host.flows.observe = lambda keys=None: dict.fromkeys(real(keys), "altered")  # type: ignore[method-assign]
+    plan = plan_of(p={"flows": {"k": "v"}})
+    delays = []
+    for _ in range(10):
+        host.run(plan)
+        host.reconciler.verify_written()
+        due = host.reconciler.next_due()
+        assert due is not None
+        delays.append(due - host.clock.time)
+        host.clock.time = due
+    assert delays[-1] > 20

@@ -1,0 +1,406 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The reconcile loop: wake up, choose what to believe, plan, pass, say how it went.
+
+One thread runs it; everything else (replicas, status, signals) only wakes it or
+reads what it has published.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from agent import __version__, logs, preview
+from agent.config import AgentConfig
+from agent.core.allocations import Claim, allocate
+from agent.core.errors import Actor, AgentError, Problem
+from agent.core.inputs import HoldLimits, SnapshotChooser
+from agent.core.memo import Memo
+from agent.core.model import HostSnapshot, PortId, SwitchView
+from agent.core.plan import Driver, Plan
+from agent.core.reconciler import Reconciler
+from agent.core.report import AgentState, ItemState, PassReport, PortState
+from agent.drivers.announcer import Announcer
+from agent.drivers.flows import FlowsDriver
+from agent.drivers.switch import LocalSwitch
+from agent.l2.announce import announcements
+from agent.l2.pipeline import Table
+from agent.l2.settings import LocalSettings
+from agent.planner import build_plan, wanted_claims
+from agent.port_states import PortFacts, first_by_object, port_states
+from agent.read_back import ReadBack
+from agent.status.sdnotify import Heartbeat
+from agent.status.source import readiness
+from agent.status_reporter import HostReport, StatusReporter
+from agent.store.reader import SnapshotReader
+from agent.store.status_writer import StatusWriter
+from agent.wake import Wake
+
+LOG = logging.getLogger(__name__)
+
+STORED_STATUS_SECONDS = 2.0  # how long the first pass waits for the rows that an earlier process has left
+
+
+class PassObserver(Protocol):
+    """What wants to know of each pass (the metrics)."""
+
+    def observe_pass(self, report: PassReport) -> None:
+        """Count what one pass did."""
+
+    def observe_wiring(self, stage: str, seconds: float) -> None:
+        """Note how long one port took for *stage*."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the loop works with; made by ``agent.__main__``."""
+
+    reader: SnapshotReader
+    status_writer: StatusWriter
+    switch: LocalSwitch
+    drivers: tuple[Driver, ...]
+    flows: FlowsDriver
+    announcer: Announcer
+    chooser: SnapshotChooser
+    heartbeat: Heartbeat
+    reconciler: Reconciler
+    wake: Wake
+
+
+class Daemon:
+    """The loop and what it has published.  Also answers the status page (``StatusSource``)."""
+
+    def __init__(self, config: AgentConfig, local: LocalSettings, parts: Parts) -> None:
+        self._config = config
+        self._local = local
+        self._parts = parts
+        self._start_problems: tuple[Problem, ...] = ()
+        self._stopping = False
+        self._observer: PassObserver | None = None
+        self._requests: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._memo = Memo()
+        self._numbers: Mapping[Claim, int] | None = None  # in use, those on their way out included
+        self._wanted_numbers: Mapping[Claim, int] = {}
+        self._done_with: tuple[HostSnapshot, SwitchView, LocalSettings] | None = None
+        self._plan = Plan()
+        self._problems: tuple[Problem, ...] = ()
+        self._ports: Mapping[PortId, PortState] | None = None
+        self._log = logs.StateChangeLog(LOG)
+        self._read_back = ReadBack(parts.drivers, time.monotonic, config.passes.resync_interval)
+        self._reporter = StatusReporter(parts.status_writer, time.monotonic, time.time)
+        self._state = AgentState(config.host, __version__, time.time(), store_address=",".join(config.store.connection))
+        self.on_converged: Callable[[], None] = lambda: None
+
+    # What other threads may call.
+
+    def state(self) -> AgentState:
+        """Return what was last published, with the connections as they are now."""
+        reader, switch = self._parts.reader, self._parts.switch
+        return replace(
+            self._state,
+            store_connected=reader.connected(),
+            store_in_sync=reader.snapshot().in_sync,
+            store_last_sync_at=reader.last_sync_at,
+            switch_connected=switch.is_connected(),
+            desired_revision=max(reader.snapshot().revision, self._state.desired_revision),
+        )
+
+    def plan(self, timeout: float) -> Mapping[str, object]:
+        """Return what a pass over the store's present state would do, as JSON values."""
+        answer: Future[Mapping[str, object]] = Future()
+
+        def work() -> None:
+            try:
+                answer.set_result(self._preview())
+            except AgentError as err:
+                answer.set_exception(err)
+
+        self._requests.put(work)
+        self._parts.wake.set("request")
+        return answer.result(timeout)
+
+    def flows(self) -> Mapping[str, str]:
+        """Return the flows that are wanted."""
+        groups = self._plan.groups.values()
+        return {key: str(value) for group in groups for key, value in group.items.get("flows", {}).items()}
+
+    def flow_counts(self) -> Mapping[str, int]:
+        """Return how many flows of ours each table holds, by the table's name."""
+        return {Table(number).name.lower(): count for number, count in self._parts.flows.flow_counts().items()}
+
+    def request_resync(self) -> None:
+        """Have the next pass read everything back."""
+        self._requests.put(self._parts.reconciler.need_resync)
+        self._parts.wake.set("resync")
+
+    def release_hold(self) -> None:
+        """Let the held desired state be applied."""
+        self._requests.put(lambda: self._parts.chooser.release(self._parts.reader.snapshot()))
+        self._parts.wake.set("release")
+
+    def set_log_level(self, level: str) -> None:
+        """Log *level* and above."""
+        logs.set_level(level)
+
+    def live(self) -> tuple[bool, str]:
+        """Tell whether the loop advances."""
+        return self._parts.heartbeat.live()
+
+    def ready(self) -> tuple[bool, str]:
+        """Tell whether the host has converged once and follows."""
+        return readiness(self.state())
+
+    def observe_with(self, observer: PassObserver) -> None:
+        """Tell *observer* of each pass from now on; before ``run``."""
+        self._observer = observer
+
+    def add_problems(self, problems: tuple[Problem, ...]) -> None:
+        """Show *problems* of the start in all that is published; before ``run``."""
+        self._start_problems = problems
+
+    def switch_lost(self) -> None:
+        """Note that ``ovs-vswitchd`` has gone."""
+        self._parts.wake.set("switch")
+
+    def switch_back(self, ofports: Mapping[str, int]) -> None:
+        """Note that ``ovs-vswitchd`` was restarted: its flows are gone, its port numbers are *ofports*."""
+        self._parts.switch.overlay_ofports(ofports)
+        self._requests.put(lambda: self._parts.reconciler.need_resync(["ovs", "flows"], lost=True))
+        self._parts.wake.set("switch-back")
+
+    def reconfigure(self, config: AgentConfig) -> None:
+        """Take over what can change in a running daemon."""
+
+        def work() -> None:
+            self._config = config
+            self._parts.chooser.limits = HoldLimits(config.passes.hold_share, config.passes.hold_minimum)
+            self._read_back.interval = config.passes.resync_interval
+
+        self._requests.put(work)
+        self._parts.wake.set("reload")
+
+    def stop(self) -> None:
+        """End the loop after the present step; the dataplane stays as it is."""
+        self._stopping = True
+        self._parts.wake.set("stop")
+
+    # The loop.
+
+    def run(self) -> None:
+        """Reconcile until ``stop``."""
+        heartbeat = self._parts.heartbeat
+        while not self._stopping:
+            heartbeat.resting()
+            reasons = self._parts.wake.wait(min(self._until_due(), heartbeat.longest_rest))
+            heartbeat.advanced()
+            if self._stopping:
+                break
+            while not self._requests.empty():
+                self._requests.get()()
+            self._advance(dict(reasons))
+            self._reporter.flush(lambda: self._parts.wake.set("reported"))
+
+    def _until_due(self) -> float:
+        """Return the seconds until something is to be done without being woken."""
+        now = time.monotonic()
+        at_most = 60.0 if self._state.applied_at is not None else 1.0
+        times = (self._read_back.next_due(), self._parts.reconciler.next_due(), self._reporter.next_due())
+        return max(min(due for due in (*times, now + at_most) if due is not None) - now, 0.0)
+
+    def _advance(self, reasons: dict[str, float]) -> None:
+        """Do the most urgent thing: a pass if one is due, else read back a slice."""
+        reconciler, now = self._parts.reconciler, time.monotonic()
+        due = reconciler.next_due()
+        if due is not None and due <= now:
+            reasons.setdefault("retry", now)
+        elif not reasons.keys() - {"reported", "request"} and self._state.applied_at is not None:
+            if self._read_back.step(reconciler):
+                self._pass({"drift": now})
+            return
+        self._pass(reasons)
+
+    def _pass(self, reasons: Mapping[str, float]) -> None:
+        parts = self._parts
+        view, live = parts.switch.view(), parts.reader.snapshot()
+        snapshot = parts.chooser.choose(live, view, time.monotonic(), time.time()) if view.connected else None
+        if snapshot is None or not self._read_numbers():
+            self._publish(None, view, None)
+            return
+        inputs = (snapshot, view, self._local)
+        unchanged = self._done_with is not None and all(a is b for a, b in zip(self._done_with, inputs, strict=True))
+        plan_seconds = 0.0
+        if not unchanged:
+            if self._done_with is not None and self._done_with[0].stale and not snapshot.stale:
+                parts.reconciler.need_resync()  # what could not be deleted so far
+            parts.chooser.save(snapshot)
+            begun = time.monotonic()
+            self._make_plan(snapshot, view)
+            plan_seconds = time.monotonic() - begun
+        report = parts.reconciler.run(self._plan, snapshot.revision, tuple(sorted(reasons)), sweep=not snapshot.stale)
+        self._after_pass(replace(report, plan_seconds=plan_seconds), snapshot, view, reasons)
+        self._done_with = inputs
+
+    def _make_plan(self, snapshot: HostSnapshot, view: SwitchView) -> None:
+        numbers, problems = allocate(self._numbers or {}, wanted_claims(snapshot))
+        self._plan = build_plan(snapshot, numbers, view, self._memo, self._local)
+        self._problems = (*self._start_problems, *self._plan.problems, *problems)
+        # A number may be given away only when nothing in the dataplane uses it any more.
+        self._numbers = {**(self._numbers or {}), **numbers}
+        self._wanted_numbers = numbers
+
+    def _after_pass(
+        self, report: PassReport, snapshot: HostSnapshot, view: SwitchView, reasons: Mapping[str, float]
+    ) -> None:
+        parts = self._parts
+        if not report.unfinished and not parts.reconciler.unusable() and not snapshot.stale:
+            self._numbers = self._wanted_numbers
+        before = self._ports if self._ports is not None else self._stored_ports(snapshot)
+        now = time.time()
+        self._ports = port_states(self._facts(report, snapshot, view), before, now)
+        urgent = self._ports != before or self._done_with is None or self._others_changed(snapshot)
+        self._publish(report, view, snapshot)
+        self._reporter.say(HostReport(self._ports, snapshot.generation, snapshot.revision), urgent=urgent)
+        self._reporter.flush(lambda: parts.wake.set("reported"))
+        up = [port for port, state in self._ports.items() if state.up and not (port in before and before[port].up)]
+        self._note_wiring(up, report, reasons)
+        self._announce(up, snapshot)
+        parts.reconciler.verify_written()
+        if self._observer is not None:
+            self._observer.observe_pass(report)
+        self._log.items(report.unfinished, report.revision)
+        self._log.ports(self._ports, report.revision)
+
+    def _facts(self, report: PassReport, snapshot: HostSnapshot, view: SwitchView) -> PortFacts:
+        reconciler = self._parts.reconciler
+        unfinished: dict[str, str] = {}
+        for ref, status in report.unfinished.items():
+            owner = reconciler.desired.owner(ref)
+            if owner is not None and status.state is not ItemState.PENDING:
+                base = owner.split("/", 1)[0]  # a network's flood groups are the network's
+                unfinished.setdefault(base, f"{ref.driver}: {status.message}")
+        return PortFacts(snapshot, view, unfinished, reconciler.unusable(), first_by_object(self._all_problems()))
+
+    def _all_problems(self) -> tuple[Problem, ...]:
+        problems = (*self._problems, *self._parts.reconciler.clashes())
+        error = self._parts.chooser.file_error
+        if error is not None:
+            problems = (*problems, Problem("host", "state_dir", error, Actor.OPERATOR))
+        return problems
+
+    def _publish(self, report: PassReport | None, view: SwitchView, snapshot: HostSnapshot | None) -> None:
+        state, chooser = self._state, self._parts.chooser
+        live = self._parts.reader.snapshot()
+        state = replace(state, hold=chooser.hold, desired_revision=live.revision, problems=self._all_problems())
+        if report is not None and snapshot is not None and self._ports is not None:
+            first = state.applied_at is None
+            state = replace(
+                state,
+                generation=snapshot.generation,
+                applied_revision=snapshot.revision,
+                applied_at=time.time(),
+                stale=snapshot.stale,
+                ports=self._ports,
+                network_names={network.id: network.name for network in snapshot.networks.values()},
+                objects={
+                    "networks": len(snapshot.networks),
+                    "ports": len(snapshot.ports),
+                    "endpoints": sum(len(endpoints) for endpoints in snapshot.endpoints.values()),
+                    "hosts": len(snapshot.hosts),
+                    "interfaces": len(view.interfaces),
+                },
+                items=self._parts.reconciler.desired.count(),
+                last_pass=report,
+            )
+            if not live.in_sync:
+                state = replace(state, desired_revision=snapshot.revision)
+            self._state = state
+            if first:
+                self.on_converged()
+        self._state = state
+        self._log.fact("store", "connected" if self._parts.reader.connected() else "away")
+        self._log.fact("switch", "connected" if self._parts.switch.is_connected() else "away")
+
+    # Parts of a pass.
+
+    def _read_numbers(self) -> bool:
+        """Learn the numbers that are in use, before the first plan."""
+        if self._numbers is not None:
+            return True
+        driver = next(driver for driver in self._parts.drivers if driver.name == "ovs")
+        try:
+            items = driver.observe()
+        except AgentError as err:
+            LOG.warning("allocated numbers cannot be read yet: %s", err)
+            return False
+        numbers: dict[Claim, int] = {}
+        for key, value in items.items():
+            noun, _, rest = key.partition("/")
+            kind, _, object_id = rest.partition("/")
+            if noun == "allocation" and isinstance(value, str) and value.isdigit():
+                numbers[Claim(kind, object_id)] = int(value)
+        self._numbers = numbers
+        return True
+
+    def _stored_ports(self, snapshot: HostSnapshot) -> Mapping[PortId, PortState]:
+        """Return the states that an earlier process has written, so that ``since`` goes on."""
+        if snapshot.stale or not self._parts.reader.connected():
+            return {}
+        try:
+            stored = self._parts.status_writer.stored().result(STORED_STATUS_SECONDS)
+        except (AgentError, TimeoutError):
+            return {}
+        return {
+            port: PortState(port, item.name, item.network, stored[port].up, stored[port].reason, stored[port].since)
+            for port, item in snapshot.ports.items()
+            if port in stored
+        }
+
+    def _others_changed(self, snapshot: HostSnapshot) -> bool:
+        """Tell whether the store brought this host anything but a new revision."""
+        if self._done_with is None:
+            return True
+        before = self._done_with[0]
+        return snapshot is not before and not (
+            snapshot.ports is before.ports
+            and snapshot.networks is before.networks
+            and snapshot.subnets is before.subnets
+            and snapshot.endpoints is before.endpoints
+            and snapshot.hosts is before.hosts
+        )
+
+    def _note_wiring(self, up: list[PortId], report: PassReport, reasons: Mapping[str, float]) -> None:
+        if self._observer is None or self._done_with is None or not up:
+            return
+        seen = min(reasons.values(), default=time.monotonic())
+        ended = time.monotonic()
+        waited = max(ended - report.seconds - report.plan_seconds - seen, 0.0)
+        for _ in up:
+            self._observer.observe_wiring("plan", waited)
+            self._observer.observe_wiring("apply", report.seconds + report.plan_seconds)
+            self._observer.observe_wiring("total", ended - seen)
+
+    def _announce(self, up: list[PortId], snapshot: HostSnapshot) -> None:
+        """Tell the neighbours of ports that have just appeared here where they are now."""
+        frames: list[tuple[int, bytes]] = []
+        for port_id in up:
+            port, state = snapshot.ports[port_id], (self._ports or {})[port_id]
+            if state.ofport is not None:
+                frames += [(state.ofport, frame) for frame in announcements(port)]
+        if frames:
+            self._parts.announcer.announce(frames)
+
+    def _preview(self) -> Mapping[str, object]:
+        """Plan the store's present state from scratch and compare it with what is there."""
+        view, live = self._parts.switch.view(), self._parts.reader.snapshot()
+        snapshot = live if live.in_sync else self._parts.chooser.accepted
+        if snapshot is None or not view.connected or not self._read_numbers():
+            raise AgentError("nothing to plan from yet: store or switch have not answered")
+        numbers, problems = allocate(self._numbers or {}, wanted_claims(snapshot))
+        plan = build_plan(snapshot, numbers, view, Memo(), self._local)
+        deltas = self._parts.reconciler.preview(plan)
+        return preview.as_json(snapshot, deltas, (*plan.problems, *problems), self._parts.chooser.hold)

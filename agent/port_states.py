@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Is a port up, or why not?  Pure: from what is wanted, plugged in and not done.
+
+A port is up when every *gate* lets it.  Gates are a list that later work adds to
+(filters, DHCP, metadata); each is asked in order and the first that objects gives
+the reason that operators see.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from agent.core.errors import Problem
+from agent.core.model import HostSnapshot, NetworkId, Port, PortId, SwitchView
+from agent.core.naming import INTEGRATION_BRIDGE
+from agent.core.report import PortState
+
+
+@dataclass(frozen=True, slots=True)
+class PortFacts:
+    """What the gates look at.
+
+    ``unfinished`` has the first reason by object id, ``unusable`` the drivers that
+    cannot be read or written, ``problems`` the first text by object id.
+    """
+
+    snapshot: HostSnapshot
+    switch: SwitchView
+    unfinished: Mapping[str, str] = field(default_factory=dict)
+    unusable: frozenset[str] = frozenset()
+    problems: Mapping[str, str] = field(default_factory=dict)
+
+
+def first_by_object(problems: tuple[Problem, ...]) -> dict[str, str]:
+    """Return object id -> text of the first problem of each object."""
+    texts: dict[str, str] = {}
+    for problem in problems:
+        texts.setdefault(problem.object_id, problem.text)
+    return texts
+
+
+def _wanted_up(port: Port, facts: PortFacts) -> str | None:
+    if not port.admin_state_up:
+        return "administratively down"
+    network = facts.snapshot.networks.get(port.network)
+    if network is None:
+        return f"network {port.network} is not in the store"
+    return None if network.admin_state_up else f"network {network.name} is administratively down"
+
+
+def _without_problem(port: Port, facts: PortFacts) -> str | None:
+    return facts.problems.get(f"port:{port.id}") or facts.problems.get(f"network:{port.network}")
+
+
+def _plugged(port: Port, facts: PortFacts) -> str | None:
+    interface = facts.switch.interfaces.get(port.id)
+    if interface is None:
+        return f"not plugged in: no interface on {INTEGRATION_BRIDGE} has external_ids:iface-id={port.id}"
+    if interface.error:
+        return f"interface {interface.name}: {interface.error}"
+    if interface.ofport is None:
+        return f"interface {interface.name} has no OpenFlow port number yet"
+    return None
+
+
+def _installed(port: Port, facts: PortFacts) -> str | None:
+    if facts.unusable:
+        return f"{', '.join(sorted(facts.unusable))} cannot be used at the moment, retried"
+    return facts.unfinished.get(f"port:{port.id}") or facts.unfinished.get(f"network:{port.network}")
+
+
+GATES: tuple[Callable[[Port, PortFacts], str | None], ...] = (_wanted_up, _without_problem, _plugged, _installed)
+
+
+def port_states(facts: PortFacts, previous: Mapping[PortId, PortState], now: float) -> dict[PortId, PortState]:
+    """Return the state of each port of the host, those with a row that makes no sense included.
+
+    ``since`` is *now* (Unix seconds) for a port whose state or reason changed; an
+    unchanged state is the same object as in *previous*.
+    """
+    states: dict[PortId, PortState] = {}
+    for port in facts.snapshot.ports.values():
+        reason = next((text for gate in GATES if (text := gate(port, facts)) is not None), "")
+        interface = facts.switch.interfaces.get(port.id)
+        states[port.id] = _kept(
+            previous.get(port.id),
+            PortState(
+                port.id,
+                port.name,
+                port.network,
+                up=not reason,
+                reason=reason,
+                since=now,
+                interface=None if interface is None else interface.name,
+                ofport=None if interface is None else interface.ofport,
+            ),
+        )
+    for problem in facts.snapshot.problems:
+        noun, _, uuid = problem.object_id.partition(":")
+        port_id = PortId(uuid)
+        if noun == "port" and port_id not in states:
+            state = PortState(port_id, "", NetworkId(""), up=False, reason=problem.text, since=now)
+            states[port_id] = _kept(previous.get(port_id), state)
+    return states
+
+
+def _kept(before: PortState | None, state: PortState) -> PortState:
+    """Return *before* if nothing changed, else *state*, with the old time while up and reason are the same."""
+    if before is None or (before.up, before.reason) != (state.up, state.reason):
+        return state
+    since = before.since
+    same = PortState(state.id, state.name, state.network, state.up, state.reason, since, state.interface, state.ofport)
+    return before if before == same else same
