@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.cli.output import Format
-from agent.core.errors import InputError
 
 Run = Callable[[argparse.Namespace], int]
 
@@ -64,12 +63,8 @@ def settings(args: argparse.Namespace) -> Settings:
         value = getattr(args, name, None) or os.environ.get("HOSTPLANE_" + name.upper())
         return str(value) if value else None
 
-    store = tuple(part for part in (given("store") or DEFAULT_STORE).replace(",", " ").split() if part)
-    for address in store:
-        if not address.startswith(("unix:", "tcp:", "ssl:")):
-            raise InputError(f"store {address}: an address starts with unix:, tcp: or ssl:")
     return Settings(
-        store=store,
+        store=tuple((given("store") or DEFAULT_STORE).split(",")),
         private_key=given("private_key"),
         certificate=given("certificate"),
         ca_cert=given("ca_cert"),

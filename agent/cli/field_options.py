@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The fields of a noun as command-line options, and back to what the writer takes.
+
+An option that is not given leaves its field alone.  Lists and mappings are given
+item by item and replace what was there as a whole.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+
+from agent.cli.fields import Field, Kind, Noun
+from agent.store.document import F, FixedIpRequest
+
+_EMPTY: dict[Kind, object] = {Kind.TEXTS: (), Kind.FIXED_IPS: (), Kind.MAPPING: {}, Kind.BOOLEAN: False}
+_PREFIX = "field_"  # keeps a noun's "host" apart from everything else in the namespace
+
+
+def add_field_options(parser: argparse.ArgumentParser, noun: Noun[F]) -> None:
+    """Add an option for each field of *noun*, and one for "none" where there can be none."""
+    group = parser.add_argument_group("fields")
+    for field in noun.fields:
+        chosen = group.add_mutually_exclusive_group()
+        destination = _PREFIX + field.name
+        if field.kind is Kind.BOOLEAN:
+            chosen.add_argument(
+                field.flag,
+                action="store_const",
+                const=True,
+                default=argparse.SUPPRESS,
+                dest=destination,
+                help=field.help,
+            )
+        else:
+            repeated = field.kind in (Kind.TEXTS, Kind.MAPPING, Kind.FIXED_IPS)
+            chosen.add_argument(
+                field.flag,
+                action="append" if repeated else "store",
+                type=_TYPES[field.kind],
+                metavar=field.metavar,
+                default=argparse.SUPPRESS,
+                dest=destination,
+                help=f"{field.help}{' (may be repeated)' if repeated else ''}",
+            )
+        if field.negative_flag is not None:
+            chosen.add_argument(
+                field.negative_flag,
+                action="store_const",
+                const=_EMPTY.get(field.kind),
+                default=argparse.SUPPRESS,
+                dest=destination,
+                help=argparse.SUPPRESS,
+            )
+
+
+def given_fields(args: argparse.Namespace, noun: Noun[F]) -> F:
+    """Return the fields that were given on the command line."""
+    values = {}
+    for field in noun.fields:
+        if hasattr(args, _PREFIX + field.name):
+            values[field.name] = _value(field, getattr(args, _PREFIX + field.name))
+    return noun.make(**values)
+
+
+def _value(field: Field, given: object) -> object:
+    if isinstance(given, list):
+        return dict(given) if field.kind is Kind.MAPPING else tuple(given)
+    return given
+
+
+def _fixed_ip(text: str) -> FixedIpRequest:
+    if "=" not in text:
+        return FixedIpRequest(address=text)
+    parts = _parts(text, ("subnet", "address"))
+    return FixedIpRequest(address=parts.get("address"), subnet=parts.get("subnet"))
+
+
+def _parts(text: str, known: Sequence[str]) -> dict[str, str]:
+    parts: dict[str, str] = {}
+    for word in text.split(","):
+        key, equals, value = word.partition("=")
+        # "ip-address" is what OpenStack's command calls it.
+        key = "address" if key == "ip-address" else key
+        if key not in known or not equals or not value or key in parts:
+            raise argparse.ArgumentTypeError(f"{text!r} is neither an address nor subnet=SUBNET[,address=ADDRESS]")
+        parts[key] = value
+    return parts
+
+
+def _pair(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE")
+    return key, value
+
+
+_TYPES: dict[Kind, Callable[[str], object]] = {
+    Kind.TEXT: str,
+    Kind.INTEGER: int,
+    Kind.TEXTS: str,
+    Kind.MAPPING: _pair,
+    Kind.FIXED_IPS: _fixed_ip,
+}

@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The verbs that every noun has: list, show, create, set, delete."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar, cast
+
+from agent.cli.field_options import add_field_options, given_fields
+from agent.cli.fields import Noun
+from agent.cli.options import Settings, add_common, settings
+from agent.cli.output import Format, Row, complain, print_row, print_rows, print_value, write_line
+from agent.cli.store import open_store
+from agent.cli.waiting import add_wait, wait
+from agent.core.errors import InputError
+from agent.store.document import UNSET, F, Unset, given
+from agent.store.records import Written
+from agent.store.writer import Writer
+
+
+class Record(Protocol):
+    """What the writer's ``get`` and ``list`` return."""
+
+    @property
+    def name(self) -> str:
+        """What people call the object."""
+
+    @property
+    def id(self) -> str:
+        """Its id."""
+
+    def to_dict(self) -> dict[str, object]:
+        """Return plain values."""
+
+
+R = TypeVar("R", bound=Record)
+
+
+@dataclass(frozen=True, slots=True)
+class Filter(Generic[R]):
+    """An option of ``list`` that leaves only some objects: ``matches(record, value)``."""
+
+    option: str
+    help: str
+    matches: Callable[[R, str], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Verbs(Generic[F, R]):
+    """A noun and the writer's methods for it; ``shown`` makes a record's row for people."""
+
+    noun: Noun[F]
+    list_all: Callable[[Writer], Sequence[R]]
+    get: Callable[[Writer, str], R]
+    create: Callable[[Writer, str, F], Written[R]]
+    change: Callable[[Writer, str, F, str | Unset], Written[R]]
+    delete: Callable[[Writer, str], Written[R]]
+    shown: Callable[[R], Row]
+    filters: tuple[Filter[R], ...] = ()
+    renamable: bool = True
+
+    def configure(self, parser: argparse.ArgumentParser) -> None:
+        """Add the verbs to the noun's parser."""
+        verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+        noun = self.noun.name
+
+        listing = verbs.add_parser("list", help=f"all {noun}s")
+        for chosen in self.filters:
+            listing.add_argument(f"--{chosen.option}", dest=f"only_{chosen.option}", help=chosen.help)
+        listing.set_defaults(run=self._list)
+
+        show = verbs.add_parser("show", help=f"everything about a {noun}")
+        show.add_argument("ref", metavar=noun.upper(), help="name or id")
+        show.set_defaults(run=self._show)
+
+        create = verbs.add_parser("create", help=f"make a {noun}")
+        create.add_argument("ref", metavar="NAME", help="what to call it")
+        create.set_defaults(run=self._create)
+
+        change = verbs.add_parser("set", help=f"change fields of a {noun}")
+        change.add_argument("ref", metavar=noun.upper(), help="name or id")
+        if self.renamable:
+            change.add_argument("--name", metavar="NEW", default=UNSET, help="what to call it from now on")
+        change.set_defaults(run=self._set)
+
+        delete = verbs.add_parser("delete", help=f"delete {noun}s")
+        delete.add_argument("refs", metavar=noun.upper(), nargs="+", help="name or id")
+        delete.set_defaults(run=self._delete)
+
+        for writing in (create, change):
+            add_field_options(writing, self.noun)
+        for writing in (create, change, delete):
+            add_wait(writing)
+        for verb in (listing, show, create, change, delete):
+            add_common(verb)
+
+    def _list(self, args: argparse.Namespace) -> int:
+        ask = settings(args)
+        with open_store(ask) as writer:
+            records = self.list_all(writer)
+        for chosen in self.filters:
+            value = getattr(args, f"only_{chosen.option}")
+            if value is not None:
+                records = [record for record in records if chosen.matches(record, value)]
+        if ask.output is Format.TABLE:
+            print_rows([self.shown(record) for record in records], self.noun.columns, ask.output)
+            if not records:
+                complain(f"no {self.noun.section}")
+        else:
+            print_value([plain(record) for record in records], ask.output)
+        return 0
+
+    def _show(self, args: argparse.Namespace) -> int:
+        ask = settings(args)
+        with open_store(ask) as writer:
+            self._print(self.get(writer, args.ref), ask)
+        return 0
+
+    def _create(self, args: argparse.Namespace) -> int:
+        ask = settings(args)
+        with open_store(ask) as writer:
+            written = self.create(writer, args.ref, given_fields(args, self.noun))
+            self._print(written.result, ask)
+            return wait(args, writer, [written])
+
+    def _set(self, args: argparse.Namespace) -> int:
+        ask = settings(args)
+        fields = given_fields(args, self.noun)
+        name: str | Unset = getattr(args, "name", UNSET)
+        if not given(fields) and name is UNSET:
+            raise InputError(f"{self.noun.name} {args.ref}: no field is given, so there is nothing to change")
+        with open_store(ask) as writer:
+            written = self.change(writer, args.ref, fields, name)
+            if ask.output is Format.TABLE:
+                write_line(f"{self._label(written.result)} {'changed' if written.changed else 'was so already'}")
+            else:
+                self._print(written.result, ask)
+            return wait(args, writer, [written])
+
+    def _delete(self, args: argparse.Namespace) -> int:
+        ask = settings(args)
+        deleted = []
+        with open_store(ask) as writer:
+            for ref in args.refs:
+                deleted.append(self.delete(writer, ref))
+                if ask.output is Format.TABLE:
+                    write_line(f"{self._label(deleted[-1].result)} deleted")
+            if ask.output is not Format.TABLE:
+                print_value([plain(written.result) for written in deleted], ask.output)
+            return wait(args, writer, deleted)
+
+    def _label(self, record: R) -> str:
+        return f"{self.noun.name} {record.name or record.id}"
+
+    def _print(self, record: R, ask: Settings) -> None:
+        print_row(self.shown(record) if ask.output is Format.TABLE else plain(record), ask.output)
+
+
+def plain(record: Record) -> Row:
+    """Return all of a record for programs."""
+    return cast("Row", record.to_dict())

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``hostplane port``."""
+
+from __future__ import annotations
+
+import argparse
+from datetime import UTC, datetime
+
+from agent.cli.fields import PORT
+from agent.cli.objects import Filter, Verbs, plain
+from agent.cli.output import Row
+from agent.store.document import PortFields
+from agent.store.records import PortRecord
+from agent.store.writer import Writer
+
+
+def _shown(record: PortRecord) -> Row:
+    row = dict(plain(record))
+    row["network"] = row.pop("network_name") or record.network
+    row["fixed_ips"] = [fixed_ip.address for fixed_ip in record.fixed_ips]
+    if record.since is not None:
+        row["since"] = datetime.fromtimestamp(record.since, UTC).isoformat(sep=" ", timespec="seconds")
+    return row
+
+
+VERBS: Verbs[PortFields, PortRecord] = Verbs(
+    noun=PORT,
+    list_all=Writer.list_ports,
+    get=Writer.get_port,
+    create=lambda writer, name, fields: writer.create_port(name, fields),
+    change=lambda writer, ref, fields, name: writer.set_port(ref, fields, name=name),
+    delete=Writer.delete_port,
+    shown=_shown,
+    filters=(
+        Filter("host", "only those on this host", lambda record, value: record.host == value),
+        Filter(
+            "network",
+            "only those of this network (name or id)",
+            lambda record, value: value in (record.network, record.network_name),
+        ),
+    ),
+)
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the verbs."""
+    VERBS.configure(parser)

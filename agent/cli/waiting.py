@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``--wait``: until every host that a change concerns has applied it, or has said why not."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from typing import TypeVar
+
+from agent.cli.options import seconds
+from agent.cli.output import complain
+from agent.store.records import Written
+from agent.store.writer import Writer
+
+DEFAULT_WAIT = 30.0  # seconds
+R = TypeVar("R")
+
+
+def add_wait(parser: argparse.ArgumentParser) -> None:
+    """Add ``--wait`` and ``--wait-timeout``."""
+    text = "return when the hosts concerned have applied it (exit 3: objects failed, 4: hosts did not answer)"
+    parser.add_argument("--wait", action="store_true", help=text)
+    text = f"how long --wait waits ({DEFAULT_WAIT:g})"
+    parser.add_argument("--wait-timeout", type=seconds, default=DEFAULT_WAIT, metavar="SECONDS", help=text)
+
+
+def wait(args: argparse.Namespace, writer: Writer, written: Sequence[Written[R]]) -> int:
+    """Wait if that was asked for; name what failed on standard error and return the exit status."""
+    if not args.wait:
+        return 0
+    deadline = time.monotonic() + args.wait_timeout
+    statuses = [0]
+    for one in written:
+        applied = writer.wait_applied(one, max(0.0, deadline - time.monotonic()))
+        for failure in applied.failures:
+            complain(f"port {failure.name or failure.id}: not up on {failure.host}: {failure.reason}")
+        for host in applied.missing:
+            complain(f"host {host}: did not apply revision {applied.revision} within {args.wait_timeout:g} s")
+        statuses.append(applied.exit_status)
+    return max(statuses)
