@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Send frames on behalf of ports, through the pipeline, as if the instances had sent them.
+
+Used to tell the neighbours of a port that has just appeared here where it is now
+(gratuitous ARP, unsolicited ND).  A courtesy and no state: nothing is read back, and
+a failure is logged and forgotten.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+
+from agent.command import Runner
+from agent.core.errors import CommandError
+from agent.core.openflow import OPENFLOW_VERSION
+
+LOG = logging.getLogger(__name__)
+
+FIRST_TABLE = "resubmit(,0)"
+TIMEOUT = 3.0  # seconds; not worth waiting for longer
+
+
+class Announcer:
+    """Sends into the bridge whose management socket is *target*."""
+
+    def __init__(self, run: Runner, target: str) -> None:
+        self._run = run
+        self._target = target
+
+    def announce(self, frames: Iterable[tuple[int, bytes]]) -> None:
+        """Let each (OpenFlow port number, Ethernet frame) enter the pipeline, in one process.
+
+        The port's own flows judge the frame: what the instance may not send does not
+        pass.  Never raises for what the switch does.
+        """
+        lines = [
+            f"packet-out in_port={ofport},packet={frame.hex()},actions={FIRST_TABLE}\n" for ofport, frame in frames
+        ]
+        if not lines:
+            return
+        argv = ("ovs-ofctl", "-O", OPENFLOW_VERSION, "bundle", self._target, "-")
+        try:
+            self._run(argv, stdin="".join(lines), timeout=TIMEOUT)
+        except CommandError as err:
+            LOG.warning("%d announcements of ports were not sent: %s", len(lines), err)
