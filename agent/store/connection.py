@@ -20,30 +20,14 @@ from ovsdbapp.backend.ovs_idl import connection as ovsdbapp_connection
 
 from agent.core.errors import StoreError
 from agent.ovsdb import PROBE_INTERVAL_MS
+from agent.store.connection_version import check_version
 from agent.store.errors import unreachable
-from agent.store.remotes import TlsFiles, parse_remotes, schema_helper, schema_text, schema_version, use_tls
+from agent.store.remotes import TlsFiles, parse_remotes, schema_helper, use_tls
 
-__all__ = ["TlsFiles", "parse_remotes", "schema_helper", "schema_text", "schema_version", "use_tls"]
+__all__ = ["DEFAULT_TIMEOUT", "StoreBackend", "TlsFiles", "connect"]
 
 SCHEMA_NAME = "Hostplane"
 DEFAULT_TIMEOUT = 10.0  # seconds
-
-
-def check_version(address: str, found: str) -> None:
-    """Raise StoreError unless a store with schema version *found* can serve us.
-
-    Changes within a major version only add, so a newer minor version will do.
-    """
-    ours = tuple(int(part) for part in schema_version().split("."))
-    try:
-        theirs = tuple(int(part) for part in found.split("."))
-    except ValueError:
-        raise StoreError(f"store {address}: its schema has no version that we understand: {found!r}") from None
-    if theirs[:1] != ours[:1] or theirs < ours:
-        raise StoreError(
-            f"store {address}: its schema has version {found}, this program needs {schema_version()} "
-            f"or newer within {ours[0]}.x: convert the database or update the program"
-        )
 
 
 def fetch_version(remote: str, timeout: float = DEFAULT_TIMEOUT) -> str:
