@@ -87,10 +87,13 @@ class Plug:
 
 @contextlib.contextmanager
 def netlink() -> Iterator[IPRoute]:
-    """Open netlink in the namespace that the calling thread is in now."""
+    """Open netlink in the namespace that the calling thread is in now; what the kernel refuses is an ApplyError."""
     # groups=0: without it every change on the host would be queued for us.
     with IPRoute(groups=0) as ip:
-        yield ip
+        try:
+            yield ip
+        except NetlinkError as err:
+            raise ApplyError(f"the kernel refused: {os.strerror(err.code)}") from err
 
 
 def connect(ip: IPRoute, plug: Plug) -> bool:
@@ -108,6 +111,8 @@ def connect(ip: IPRoute, plug: Plug) -> bool:
         raise InputError(f"{label}: there is no network namespace {plug.netns.name} ({plug.netns})") from None
     except NetlinkError as err:
         raise ApplyError(f"{label}: the kernel refused: {os.strerror(err.code)}") from err
+    except ApplyError as err:  # from inside the namespace
+        raise ApplyError(f"{label}: {err}") from err
     except OSError as err:
         raise ApplyError(f"{label}: {err.filename or plug.netns}: {err.strerror}") from err
 
@@ -123,7 +128,7 @@ def _connect(ip: IPRoute, plug: Plug, namespace: int) -> bool:
         _make_veth(ip, plug, namespace)
         link = _find(ip, tap)
         if link is None:
-            raise ApplyError(f"{plug.port.label}: {tap} vanished as soon as it was made")
+            raise ApplyError(f"{tap} vanished as soon as it was made")
     elif link.get_attr("IFLA_LINK_NETNSID") != _namespace_id(ip, namespace):
         raise InputError(f"{plug.port.label}: is plugged into {_holder(ip, link)} already; unplug it first")
     _close_host_side(tap)

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The plan of a saved snapshot, on a switch that is imagined: every port plugged, every bridge there.
+
+For looking at a host's plan on another machine.  It is the daemon's own planning
+code; only the numbers that Open vSwitch would have given are made up.
+"""
+
+from __future__ import annotations
+
+import json
+from itertools import count
+from pathlib import Path
+
+from agent import preview
+from agent.core import naming
+from agent.core.allocations import allocate
+from agent.core.errors import InputError
+from agent.core.memo import Memo
+from agent.core.model import HostName, HostSnapshot, NetworkType, PluggedInterface, SwitchView
+from agent.core.plan import Delta, Plan
+from agent.core.snapshot_file import SnapshotFile
+from agent.l2.settings import LocalSettings
+from agent.planner import build_plan, wanted_claims
+
+
+def plan_snapshot(path: Path) -> dict[str, object]:
+    """Return the plan of the snapshot in *path*, in the form of the status socket's ``/plan``.
+
+    Raises AgentError when the file cannot be used.
+    """
+    snapshot = SnapshotFile(path, _host_of(path)).load()
+    if snapshot is None:
+        raise InputError(f"{path}: holds no snapshot that was ever in sync")
+    local = _settings_of(snapshot)
+    numbers, problems = allocate({}, wanted_claims(snapshot))
+    plan = build_plan(snapshot, numbers, _imagined_switch(snapshot, local), Memo(), local)
+    return preview.as_json(snapshot, _as_creations(plan), (*plan.problems, *problems), None)
+
+
+def _host_of(path: Path) -> HostName:
+    """Return the host that the file's first line names."""
+    try:
+        with path.open(encoding="utf-8", errors="replace") as stream:
+            _, _, header = stream.readline().partition(" ")
+        return HostName(str(json.loads(header)["host"]))
+    except OSError as err:
+        raise InputError(f"{path}: {err.strerror}") from None
+    except (ValueError, KeyError, TypeError):
+        raise InputError(f"{path}: is not a snapshot that an agent has saved") from None
+
+
+def _settings_of(snapshot: HostSnapshot) -> LocalSettings:
+    """Return the host's settings, as far as it has announced them."""
+    host = snapshot.hosts.get(snapshot.host)
+    if host is None:
+        return LocalSettings()
+    return LocalSettings(host.tunnel_address, host.encapsulations, host.bridge_mappings)
+
+
+def _imagined_switch(snapshot: HostSnapshot, local: LocalSettings) -> SwitchView:
+    numbers = count(1)
+    interfaces = {
+        port.id: PluggedInterface(naming.tap_name(port.id), port.id, next(numbers))
+        for port in sorted(snapshot.ports.values(), key=lambda port: (port.name, port.id))
+    }
+    uplinks = [naming.tunnel_port_name(kind) for kind in NetworkType if kind.is_tunnel]
+    uplinks += [naming.patch_port_names(physnet)[0] for physnet in sorted(local.bridge_mappings)]
+    return SwitchView(
+        connected=True,
+        bridges=frozenset({naming.INTEGRATION_BRIDGE, *local.bridge_mappings.values()}),
+        interfaces=interfaces,
+        ofports={name: next(numbers) for name in uplinks},
+    )
+
+
+def _as_creations(plan: Plan) -> dict[str, Delta]:
+    """Return *plan* as the difference from a host on which there is nothing."""
+    drivers = sorted({driver for group in plan.groups.values() for driver in group.items})
+    deltas = {}
+    for driver in drivers:
+        wanted = [(group, key) for group in plan.groups.values() for key in group.items.get(driver, {})]
+        deltas[driver] = Delta(
+            creates={key: group.items[driver][key] for group, key in wanted},
+            owners={key: group.object_id for group, key in wanted},
+        )
+    return deltas
