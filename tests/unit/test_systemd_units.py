@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The units as systemd's own checker reads them, and the scripts beside them against a real database."""
+
+import configparser
+import os
+import re
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+SYSTEMD = REPOSITORY / "systemd"
+SCHEMA = REPOSITORY / "agent" / "store" / "hostplane.ovsschema"
+UNITS = ("hostplane-agent.service", "hostplane-store.service")
+
+# What systemd 252 sets up a mount namespace for (its exec_needs_mount_namespace), and credentials.
+MAKES_A_MOUNT_NAMESPACE = {
+    *("RootDirectory", "RootImage", "RootHash", "MountImages", "ExtensionImages", "ExtensionDirectories", "MountFlags"),
+    *("ReadWritePaths", "ReadOnlyPaths", "InaccessiblePaths", "ExecPaths", "NoExecPaths", "BindPaths"),
+    *("BindReadOnlyPaths", "TemporaryFileSystem", "PrivateTmp", "PrivateDevices", "PrivateMounts", "PrivateIPC"),
+    *("ProtectSystem", "ProtectHome", "ProtectKernelTunables", "ProtectKernelModules", "ProtectKernelLogs"),
+    *("ProtectControlGroups", "ProtectProc", "ProcSubset", "MountAPIVFS", "IPCNamespacePath", "LogNamespace"),
+    *("DynamicUser", "LoadCredential", "LoadCredentialEncrypted", "SetCredential", "SetCredentialEncrypted"),
+    *("NetworkNamespacePath", "PrivateNetwork", "PrivateUsers"),  # the daemon must be in the host's
+}
+
+
+def run(*argv, env=None, check=True):
+    environment = {**os.environ, "LC_ALL": "C", **(env or {})}
+    return subprocess.run(
+        [str(arg) for arg in argv], capture_output=True, text=True, check=check, env=environment, timeout=60
+    )
+
+
+@pytest.fixture
+def installed(tmp_path):
+    """Units as ``systemd/install`` writes them, below a directory, with programs that are there."""
+    bindir = tmp_path / "venv" / "bin"
+    bindir.mkdir(parents=True)
+    for name in ("hostplane-agent", "python"):
+        (bindir / name).write_text("#!/bin/sh\n")
+        (bindir / name).chmod(0o755)
+    root = tmp_path / "root"
+    run(SYSTEMD / "install", "--bindir", bindir, "--destdir", root, "--flow-restore-wait")
+    units = root / "etc/systemd/system"
+    for file in units.rglob("*"):
+        if file.is_file():
+            file.write_text(file.read_text().replace("/usr/lib/hostplane/", f"{root}/usr/lib/hostplane/"))
+    return units
+
+
+def service(path):
+    """Return the ``[Service]`` section, the values of repeated keys joined."""
+    parser = configparser.ConfigParser(strict=False, interpolation=None)
+    parser.optionxform = str  # type: ignore[assignment]
+    parser.read(path)
+    return parser["Service"]
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_systemd_finds_nothing_wrong(installed, unit):
+    done = run("systemd-analyze", "verify", "--man=no", installed / unit, check=False)
+    assert (done.returncode, done.stderr.strip()) == (0, "")
+
+
+def test_systemd_finds_nothing_wrong_with_the_drop_in(installed):
+    packaged = Path("/lib/systemd/system/ovs-vswitchd.service")
+    (installed / packaged.name).write_text(packaged.read_text())
+    done = run("systemd-analyze", "verify", "--man=no", installed / packaged.name, check=False)
+    ours = [line for line in done.stderr.splitlines() if "hostplane" in line or "flow-restore" in line]
+    assert ours == []
+
+
+def test_the_installed_units_start_what_was_installed(installed):
+    assert service(installed / UNITS[0])["ExecStart"].startswith(f"{installed.parents[3]}/venv/bin/hostplane-agent ")
+    text = (installed / UNITS[1]).read_text()
+    assert f"ExecCondition=+{installed.parents[3]}/venv/bin/python -m agent.config --embedded-store" in text
+
+
+def test_the_agent_stays_in_the_mount_namespace_of_the_host():
+    options = set(service(SYSTEMD / UNITS[0]))
+    assert options & MAKES_A_MOUNT_NAMESPACE == set()
+
+
+def test_the_agent_is_watched_and_notifies():
+    unit = service(SYSTEMD / UNITS[0])
+    assert (unit["Type"], unit["NotifyAccess"], unit["WatchdogSec"]) == ("notify", "main", "30")
+    assert unit["RestartPreventExitStatus"] == "2"
+
+
+@pytest.mark.parametrize(("unit", "limit"), [(UNITS[0], 52), (UNITS[1], 25)])
+def test_the_exposure_does_not_grow(installed, unit, limit):
+    """systemd's own score, in tenths: what an exploited service could do to the host."""
+    run("systemd-analyze", "security", "--offline=true", "--no-pager", f"--threshold={limit}", installed / unit)
+
+
+def test_group_and_directories_are_ones_that_systemd_can_make(tmp_path):
+    (tmp_path / "etc").mkdir()
+    run("systemd-sysusers", f"--root={tmp_path}", SYSTEMD / "sysusers.d/hostplane.conf")
+    assert re.search(r"^hostplane:", (tmp_path / "etc/group").read_text(), re.MULTILINE)
+    lines = (SYSTEMD / "tmpfiles.d/hostplane.conf").read_text().splitlines()
+    paths = [line.split()[1] for line in lines if line.startswith("d ")]
+    assert paths == ["/run/hostplane", "/var/lib/hostplane"]
+
+
+def test_the_configuration_of_an_operator_survives_an_update(tmp_path):
+    file = tmp_path / "etc/hostplane/hostplane.conf"
+    file.parent.mkdir(parents=True)
+    file.write_text("[DEFAULT]\nhost = mine\n")
+    run(SYSTEMD / "install", "--bindir", "/usr/bin", "--destdir", tmp_path)
+    assert file.read_text() == "[DEFAULT]\nhost = mine\n"
+
+
+# store-database
+
+
+def test_a_database_is_made_once_and_converted_when_the_schema_changes(tmp_path):
+    script, database = SYSTEMD / "store-database", tmp_path / "store.db"
+
+    run(script, database, SCHEMA)
+    assert run("ovsdb-tool", "db-name", database).stdout.strip() == "Hostplane"
+    made = database.read_bytes()
+    run(script, database, SCHEMA)
+    assert database.read_bytes() == made
+
+    newer = tmp_path / "newer.ovsschema"
+    newer.write_text(SCHEMA.read_text().replace('"version": "1.0.0"', '"version": "1.9.0"'))
+    run(script, database, newer)
+    assert run("ovsdb-tool", "db-version", database).stdout.strip() == "1.9.0"
+
+
+# flow-restore-wait
+
+
+@pytest.fixture
+def vsctl(tmp_path):
+    """``ovs-vsctl`` for a local switch's database without a switch."""
+    database, socket = tmp_path / "conf.db", tmp_path / "db.sock"
+    schema = "/usr/share/openvswitch/vswitch.ovsschema"
+    run("ovsdb-tool", "create", database, schema)
+    argv = ["ovsdb-server", f"--remote=punix:{socket}", f"--unixctl={tmp_path}/ctl", "-vconsole:off", str(database)]
+    server = subprocess.Popen(argv)
+    try:
+        deadline = time.monotonic() + 20
+        while not socket.exists():
+            assert time.monotonic() < deadline
+            assert server.poll() is None
+
+        def vsctl(*args):
+            return run("ovs-vsctl", "--no-wait", f"--db=unix:{socket}", *args).stdout.strip()
+
+        vsctl("init")
+        yield vsctl
+    finally:
+        server.terminate()
+        server.wait(20)
+
+
+@pytest.fixture
+def script(tmp_path, vsctl):
+    def script(verb, active="true"):
+        env = {"HOSTPLANE_OVSDB": f"unix:{tmp_path}/db.sock", "HOSTPLANE_IS_ACTIVE": active}
+        return run(SYSTEMD / "flow-restore-wait", verb, env=env)
+
+    return script
+
+
+def held(vsctl):
+    """Return the setting and our mark."""
+    return (
+        vsctl("--if-exists", "get", "Open_vSwitch", ".", "other_config:flow-restore-wait"),
+        vsctl("--if-exists", "get", "Open_vSwitch", ".", "external_ids:hostplane-flow-restore-wait"),
+    )
+
+
+def test_a_kernel_datapath_is_held_and_released(vsctl, script):
+    vsctl("add-br", "br-int")
+    script("hold")
+    assert held(vsctl) == ('"true"', '"true"')
+    assert "did not write its flows in time" in script("release").stderr
+    assert held(vsctl) == ("", "")
+    assert script("release").stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("bridge", "active"),
+    [
+        (["add-br", "br-int"], "false"),
+        (["add-br", "br-other"], "true"),
+        (["add-br", "br-int", "--", "set", "Bridge", "br-int", "datapath_type=netdev"], "true"),
+    ],
+    ids=["no daemon", "no integration bridge", "userspace datapath"],
+)
+def test_nothing_is_held_that_nobody_would_release_or_that_needs_no_holding(vsctl, script, bridge, active):
+    vsctl(*bridge)
+    script("hold", active)
+    assert held(vsctl) == ("", "")
+
+
+def test_what_somebody_else_holds_is_left_alone(vsctl, script):
+    vsctl("add-br", "br-int", "--", "set", "Open_vSwitch", ".", "other_config:flow-restore-wait=true")
+    script("hold")
+    script("release")
+    assert held(vsctl) == ('"true"', "")
