@@ -16,10 +16,10 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
-from agent.store import writer_kinds, writer_records, writer_wait
+from agent.store import declared, writer_kinds, writer_records, writer_wait
 from agent.store.connection import DEFAULT_TIMEOUT, StoreBackend, TlsFiles, connect
-from agent.store.document import UNSET, F, HostFields, NetworkFields, PortFields, SubnetFields, Unset
-from agent.store.records import Applied, HostRecord, NetworkRecord, PortRecord, SubnetRecord, Written
+from agent.store.document import UNSET, Document, F, HostFields, NetworkFields, PortFields, SubnetFields, Unset
+from agent.store.records import Applied, Change, HostRecord, NetworkRecord, PortRecord, SubnetRecord, Written
 from agent.store.writer_kinds import Kind
 from agent.store.writer_session import TABLES, Session, View
 from agent.store.writer_transaction import read, rehearse, write
@@ -182,6 +182,23 @@ class Writer:
     ) -> Applied:
         """Wait up to *timeout* seconds until *hosts* have applied *revision*; look at *ports* (ids) then."""
         return writer_wait.wait_applied(self._api, self._address, revision, hosts, ports, timeout)
+
+    def difference(self, document: Document, set_name: str | None = None, prune: bool = False) -> tuple[Change, ...]:
+        """Return what ``apply`` would change, and write nothing."""
+        return self.rehearse(lambda session: declared.apply(session, document, set_name, prune))
+
+    def apply(
+        self, document: Document, *, set_name: str | None = None, prune: bool = False, dry_run: bool = False
+    ) -> Written[tuple[Change, ...]]:
+        """Make the store hold what *document* says, in one transaction; see ``agent.store.declared``.
+
+        New objects are marked as made by *set_name*; *prune* deletes those of the set that
+        *document* no longer has.  With *dry_run* nothing is written.
+        """
+        if dry_run:
+            changes = self.difference(document, set_name, prune)
+            return Written(changes, *self.revision(), changed=False)
+        return self.write(lambda session: declared.apply(session, document, set_name, prune))
 
     # What the calls above, and the declarative file, stand on
 

@@ -118,6 +118,7 @@ def change(session: Session, subject: Subject, row: Row, fields: NetworkFields) 
     )
     if session.update(row, **columns):
         session.touch(row)
+        session.touched_ports.update(str(port.uuid) for port in session.ports(row))
 
 
 def delete(session: Session, subject: Subject, row: Row) -> None:

@@ -79,6 +79,10 @@ class View:
         """Return all rows of *table*."""
         return list(self.tables[table].rows.values())
 
+    def _visible(self, table: str) -> Iterable[Row]:
+        """Return the rows that searches may find."""
+        return self.rows(table)
+
     def row(self, table: str, row_id: uuid.UUID | str) -> Row | None:
         """Return the row with this id, None if there is none."""
         key = row_id if isinstance(row_id, uuid.UUID) else uuid.UUID(row_id)
@@ -91,7 +95,7 @@ class View:
     def _by_name(self, kind: str) -> dict[str, list[Row]]:
         if kind not in self._names:
             found: dict[str, list[Row]] = defaultdict(list)
-            for row in self.rows(TABLES[kind]):
+            for row in self._visible(TABLES[kind]):
                 found[row.name].append(row)
             self._names[kind] = found
         return self._names[kind]
@@ -129,7 +133,7 @@ class View:
     def _of_network(self, table: str) -> dict[uuid.UUID, list[Row]]:
         if table not in self._members:
             found: dict[uuid.UUID, list[Row]] = defaultdict(list)
-            for row in self.rows(table):
+            for row in self._visible(table):
                 if row.network is not None:
                     found[row.network.uuid].append(row)
             self._members[table] = found
@@ -189,6 +193,7 @@ class Session(View):
         self.touched_networks: set[str] = set()
         self.touched_ports: set[str] = set()
         self.touched_hosts: set[str] = set()
+        self._hidden: set[uuid.UUID] = set()
         self._used: dict[uuid.UUID, set[str]] | None = None
         self._reserved: set[tuple[uuid.UUID, str]] = set()
         self._contested: set[tuple[uuid.UUID, str]] = set()
@@ -218,9 +223,18 @@ class Session(View):
         self.changed = self.changed or bool(different)
         return bool(different)
 
+    def _visible(self, table: str) -> Iterable[Row]:
+        return (row for row in self.rows(table) if row.uuid not in self._hidden)
+
+    def hide(self, row: Row) -> None:
+        """Let searches no longer find *row*, which is going to be deleted in this session."""
+        self._remember(row, gone=True)
+        self._hidden.add(row.uuid)
+
     def delete(self, row: Row) -> None:
         """Delete a root row; what only it refers to goes with it."""
-        self._remember(row, gone=True)
+        if row.uuid not in self._hidden:
+            self._remember(row, gone=True)
         row.delete()
         self.changed = True
 
