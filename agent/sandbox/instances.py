@@ -28,8 +28,9 @@ PLUG_TIMEOUT = 60.0
 
 @dataclass(frozen=True, slots=True)
 class BroughtUp:
-    """What came of a file: its ports here, what failed by port name, hosts that did not answer."""
+    """What came of a file; ``failures`` say why, by port name; ``elsewhere`` are ports of hosts that are not here."""
 
+    revision: int
     ports: tuple[PortRecord, ...]
     failures: dict[str, str]
     missing_hosts: tuple[str, ...]
@@ -59,7 +60,7 @@ def bring_up(sandbox: Sandbox, document: Document) -> BroughtUp:
         wait = [port for port in here if port.admin_state_up and port.name not in failures and port.host not in missing]
         failures.update(_wait_up(writer, {port.id for port in wait}))
         elsewhere = tuple(port.name for port in ports if port not in here)
-        return BroughtUp(tuple(here), failures, missing, elsewhere)
+        return BroughtUp(written.revision, tuple(here), failures, missing, elsewhere)
 
 
 def plug(sandbox: Sandbox, writer: Writer, ports: Iterable[PortRecord]) -> dict[str, str]:

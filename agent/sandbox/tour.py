@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What ``make demo`` shows: two simulated hosts, two tenants, who reaches whom."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from agent.cli.apply import read_document
+from agent.cli.output import table
+from agent.core.errors import AgentError
+from agent.sandbox.host import SimulatedHost, agent_environment
+from agent.sandbox.instances import BroughtUp, bring_up, check_names
+from agent.sandbox.layout import UNDERLAY_NETWORK, host_names
+from agent.sandbox.picture import topology
+from agent.sandbox.reach import Ping, ping_all
+from agent.sandbox.sandbox import Sandbox, remove
+from agent.status import client
+from agent.store.records import PortRecord
+
+NAME = "demo"
+HOSTS = 2
+METRICS = (
+    "hostplane_converged",
+    "hostplane_applied_revision",
+    "hostplane_objects",
+    "hostplane_flows",
+    "hostplane_operations_total",
+    "process_resident_memory_bytes",
+)
+MAX_METRICS = 12
+
+
+@dataclass(slots=True)
+class Stopwatch:
+    """Seconds spent in each step, in order."""
+
+    steps: dict[str, float]
+
+    @contextlib.contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Time a step."""
+        begun = time.monotonic()
+        yield
+        self.steps[name] = time.monotonic() - begun
+
+
+def run(file: str) -> int:
+    """Show what Hostplane makes of *file*; take everything down at the end, whatever happened.
+
+    Return 0 when all was as it should be, else 1.
+    """
+    try:
+        if remove(NAME):
+            _say("(An earlier demo had not been taken down; it is gone now.)\n")
+        try:
+            good = _show(file)
+        finally:
+            remove(NAME)
+            _say("\nEverything has been taken down again.")
+    except AgentError as err:
+        _say(f"\nThe demo failed: {err}")
+        return 1
+    _say(f"Try it yourself: hostplane sandbox up -f {file}" if good else "Something is wrong: see above.")
+    return 0 if good else 1
+
+
+def _show(file: str) -> bool:
+    watch = Stopwatch({})
+    _say("Hostplane makes the network of a hypervisor equal to what a central store says.")
+    _say(f"This demo simulates {HOSTS} hypervisors on this machine and touches nothing outside of them.")
+
+    _title(f"1. {HOSTS} hosts")
+    document = read_document(file)
+    check_names(document, host_names(HOSTS))
+    with watch.step("hosts, Open vSwitch, store and agents started"):
+        sandbox = Sandbox.create(NAME, HOSTS)
+    _say("Each host has network namespaces, an Open vSwitch and one daemon, hostplane-agent, of its own.")
+    _say("A wire joins them. One store, an OVSDB database, tells both agents what is wanted.")
+
+    _title(f"2. What is wanted: {Path(file).name}")
+    _say(_indented(Path(file)))
+    with watch.step("file applied, instances plugged, all ports up"):
+        done = bring_up(sandbox, document)
+    if not _all_up(done):
+        return False
+    _say(f"Written to the store as revision {done.revision}; both agents have applied it.")
+    _say("For each port there is an instance now: a network namespace with the port's device and addresses.")
+
+    _title("3. What came of it")
+    _say("\n".join(topology([(host.name, host.address) for host in sandbox.hosts], done.ports, str(UNDERLAY_NETWORK))))
+
+    _title("4. Who reaches whom: pings from each row to each column")
+    with watch.step("every instance pinged every other one"):
+        good = _matrix(sandbox, done.ports)
+
+    _title("5. What the agents say")
+    for host in sandbox.hosts:
+        _command(host, "status")
+    _command(sandbox.hosts[0], "status", "ports")
+
+    _title("6. What Prometheus would read on host1 (some of it)")
+    _say("\n".join(_metrics(sandbox.hosts[0])))
+
+    _title("7. How long it took")
+    for name, seconds in watch.steps.items():
+        _say(f"  {seconds:6.2f} s  {name}")
+    return good
+
+
+def _all_up(done: BroughtUp) -> bool:
+    for name, why in done.failures.items():
+        _say(f"  port {name} is not up: {why}")
+    for host in done.missing_hosts:
+        _say(f"  {host} has not applied the file")
+    return done.exit_status == 0
+
+
+def _matrix(sandbox: Sandbox, ports: Sequence[PortRecord]) -> bool:
+    pairs = [(source, target) for source in ports for target in ports if source is not target]
+    asks = [(source, target, address.address) for source, target in pairs for address in target.fixed_ips]
+    pings = ping_all(sandbox, [(source.name, address) for source, _, address in asks])
+    heard: dict[tuple[str, str], list[Ping]] = {}
+    for (source, target, _), ping in zip(asks, pings, strict=True):
+        heard.setdefault((source.name, target.name), []).append(ping)
+    cells = {pair: _cell(pair[1], heard[pair]) for pair in heard}
+    heads = ["from \\ to", *(f"{port.name} ({port.network_name})" for port in ports)]
+    rows = [
+        [f"{source.name} ({source.network_name})", *(cells.get((source.name, target.name), ".") for target in ports)]
+        for source in ports
+    ]
+    for line in table(rows, heads):
+        _say(f"  {line}")
+    if any(cell == "no*" for cell in cells.values()):
+        _say("  * This address exists in the sender's own network as well: the packet arrived there and nowhere else.")
+    wanted = {(s.name, t.name): s.network == t.network for s, t in pairs}
+    wrong = [f"{s} to {t}" for (s, t), cell in cells.items() if (cell == "yes") != wanted[s, t] or cell == "part"]
+    _say(
+        f"  WRONG: {', '.join(wrong)}"
+        if wrong
+        else "  As it should be: the same network, on whatever host: yes; other tenants, even with equal addresses: no."
+    )
+    return not wrong
+
+
+def _cell(target: str, pings: Sequence[Ping]) -> str:
+    """Return ``yes`` when all addresses of *target* were reached, ``no`` when none, ``no*`` when namesakes were."""
+    reached = [target in ping.arrived_at and ping.answered for ping in pings]
+    if all(reached):
+        return "yes"
+    if any(target in ping.arrived_at for ping in pings):
+        return "part"
+    return "no*" if any(ping.answered for ping in pings) else "no"
+
+
+def _command(host: SimulatedHost, *words: str) -> None:
+    """Run the ``hostplane`` command as an operator on *host* would, and show both."""
+    _say(f"{host.name}# hostplane {' '.join(words)}")
+    argv = [sys.executable, "-m", "agent.cli.main", *words]
+    environment = {**os.environ, **agent_environment(), **host.environment()}
+    done = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=30, check=False)
+    _say("\n".join(f"  {line}".rstrip() for line in (done.stdout or done.stderr).splitlines()) + "\n")
+
+
+def _metrics(host: SimulatedHost) -> list[str]:
+    text = client.get_text(host.paths.agent_socket, "/metrics")
+    chosen = [line for line in text.splitlines() if line.startswith(METRICS) and not line.endswith(" 0.0")]
+    return [f"  {line}" for line in chosen[:MAX_METRICS]]
+
+
+def _indented(file: Path) -> str:
+    lines = [line for line in file.read_text().splitlines() if not line.startswith("# SPDX")]
+    return "\n".join(f"  {line}".rstrip() for line in lines)
+
+
+def _title(text: str) -> None:
+    _say(f"\n{text}\n{'-' * len(text)}")
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
