@@ -70,8 +70,9 @@ class StatusReporter:
             self._due = min(self._due, now + delay) if self._due is not None else now + delay
 
     def next_due(self) -> float | None:
-        """Return the monotonic time of the next write, None if there is nothing to say."""
-        return None if self._report is None else self._due
+        """Return the monotonic time of the next write, None if there is nothing to say or one is under way."""
+        under_way = self._writing is not None and not self._writing.done()
+        return None if self._report is None or under_way else self._due
 
     def flush(self, on_written: Callable[[], None]) -> None:
         """Start the write that is due, unless one is under way; never waits."""

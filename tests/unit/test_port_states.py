@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Why a port is not up: the first gate that objects says so."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from agent.core.errors import Actor, Problem
+from agent.core.model import (
+    HostName,
+    HostSnapshot,
+    Network,
+    NetworkId,
+    NetworkType,
+    PluggedInterface,
+    Port,
+    PortId,
+    SwitchView,
+)
+from agent.port_states import PortFacts, port_states
+
+NETWORK = Network(NetworkId("n"), "blue", NetworkType.LOCAL, None, None, 1500)
+PORT = Port(PortId("p"), "vm1", NETWORK.id, "fa:16:3e:00:00:01", ())
+INTERFACE = PluggedInterface("tap1", PORT.id, 7)
+
+
+def facts(port: Port = PORT, network: Network | None = NETWORK, interface: PluggedInterface | None = INTERFACE, **more):
+    snapshot = HostSnapshot(
+        HostName("h"), in_sync=True, ports={port.id: port}, networks={} if network is None else {network.id: network}
+    )
+    return PortFacts(snapshot, SwitchView(True, interfaces={} if interface is None else {port.id: interface}), **more)
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        (facts(), ""),
+        (facts(replace(PORT, admin_state_up=False)), "administratively down"),
+        (facts(network=replace(NETWORK, admin_state_up=False)), "network blue is administratively down"),
+        (facts(network=None), "network n is not in the store"),
+        (facts(interface=None), "not plugged in"),
+        (facts(interface=replace(INTERFACE, error="no such device")), "no such device"),
+        (facts(interface=replace(INTERFACE, ofport=None)), "no OpenFlow port number yet"),
+        (facts(problems={"port:p": "its MAC is taken"}), "its MAC is taken"),
+        (facts(problems={"network:n": "no bridge"}), "no bridge"),
+        (facts(unusable=frozenset({"flows"})), "flows cannot be used"),
+        (facts(unfinished={"port:p": "flows: refused"}), "flows: refused"),
+        (facts(unfinished={"port:q": "flows: refused"}), ""),
+    ],
+)
+def test_the_reason(given, reason):
+    (state,) = port_states(given, {}, 5.0).values()
+    assert reason in state.reason
+    assert state.up is (reason == "")
+    assert state.since == 5.0
+
+
+def test_since_stays_while_nothing_changes_and_an_unchanged_state_is_the_same_object():
+    first = port_states(facts(), {}, 5.0)
+    second = port_states(facts(), first, 6.0)
+    assert second[PORT.id] is first[PORT.id]
+    down = port_states(facts(interface=None), second, 7.0)
+    assert down[PORT.id].since == 7.0
+
+
+def test_a_port_whose_row_makes_no_sense_is_down_and_says_why():
+    given = facts()
+    problem = Problem("port:q", "mac_address", "port vm2: not a MAC", Actor.CLOUD)
+    states = port_states(replace(given, snapshot=replace(given.snapshot, problems=(problem,))), {}, 5.0)
+    assert states[PORT.id].up
+    assert states[PortId("q")].reason == "port vm2: not a MAC"

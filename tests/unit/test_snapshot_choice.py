@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which snapshot a pass works from: live, saved, or the one before when too much would go."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from agent.core.inputs import OFFLINE_AFTER, HoldLimits, SnapshotChooser
+from agent.core.model import HostName, HostSnapshot, PluggedInterface, Port, PortId, SwitchView
+from agent.core.snapshot_file import SnapshotFile
+
+HOST = HostName("host1")
+LIMITS = HoldLimits(share=0.5, minimum=4)
+
+
+def snapshot(count: int, revision: int = 1) -> HostSnapshot:
+    ids = [PortId(f"p{number}") for number in range(count)]
+    ports = {port: Port(port, port, "n", "fa:16:3e:00:00:01", ()) for port in ids}  # type: ignore[arg-type]
+    return HostSnapshot(HOST, "g", revision, in_sync=True, ports=ports)
+
+
+def plugged(count: int) -> SwitchView:
+    ids = [PortId(f"p{number}") for number in range(count)]
+    return SwitchView(True, interfaces={port: PluggedInterface(f"tap{port}", port, 1) for port in ids})
+
+
+@pytest.fixture
+def file(tmp_path):
+    return SnapshotFile(tmp_path / "snapshot", HOST)
+
+
+def chooser(file: SnapshotFile) -> SnapshotChooser:
+    return SnapshotChooser(file, LIMITS, started=0.0)
+
+
+def test_nothing_is_worked_from_before_the_store_is_in_sync(file):
+    assert chooser(file).choose(HostSnapshot(HOST), plugged(0), 0.1, 0.0) is None
+
+
+def test_without_a_store_the_saved_snapshot_is_used_after_a_while_and_marked(file):
+    file.save(snapshot(3))
+    choice = chooser(SnapshotFile(file._path, HOST))
+    assert choice.choose(HostSnapshot(HOST), plugged(3), OFFLINE_AFTER - 0.1, 0.0) is None
+    chosen = choice.choose(HostSnapshot(HOST), plugged(3), OFFLINE_AFTER, 0.0)
+    assert chosen == replace(snapshot(3), stale=True)
+    live = snapshot(3, revision=2)
+    assert choice.choose(live, plugged(3), OFFLINE_AFTER + 1, 0.0) is live
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "in_place", "held"),
+    [
+        (10, 0, 10, True),
+        (10, 4, 10, True),
+        (10, 5, 10, False),  # half is not more than half
+        (3, 0, 3, False),  # too few to mean anything
+        (10, 0, 3, False),  # most of them are not plugged in: their instances are gone
+        (10, 12, 10, False),
+    ],
+)
+def test_a_state_that_takes_too_much_away_is_held(file, before, after, in_place, held):
+    choice = chooser(file)
+    first, second = snapshot(before), snapshot(after, revision=2)
+    assert choice.choose(first, plugged(in_place), 0.0, 0.0) is first
+    assert choice.choose(second, plugged(in_place), 0.0, 5.0) is (first if held else second)
+    assert (choice.hold is not None) is held
+    if choice.hold is not None:
+        assert choice.hold.since == 5.0
+        assert str(before - after) in choice.hold.text
+        assert "hostplane hold release" in choice.hold.text
+
+
+def test_a_held_state_is_applied_when_the_operator_says_so_or_the_ports_come_back(file):
+    choice = chooser(file)
+    full, empty = snapshot(10), snapshot(0, revision=2)
+    choice.choose(full, plugged(10), 0.0, 0.0)
+    assert choice.choose(empty, plugged(10), 0.0, 0.0) is full
+    restored = snapshot(10, revision=3)
+    assert choice.choose(restored, plugged(10), 0.0, 0.0) is restored
+    assert choice.hold is None
+    assert choice.choose(empty, plugged(10), 0.0, 0.0) is restored
+    choice.release(empty)
+    assert choice.choose(empty, plugged(10), 0.0, 0.0) is empty
+    assert choice.hold is None
+
+
+def test_a_restart_does_not_release_a_hold(file):
+    choice = chooser(file)
+    full, empty = snapshot(10), snapshot(0, revision=2)
+    for live in (full, empty):
+        chosen = choice.choose(live, plugged(10), 0.0, 0.0)
+        assert chosen is not None
+        choice.save(chosen)
+    again = chooser(SnapshotFile(file._path, HOST))
+    assert again.choose(empty, plugged(10), 0.0, 0.0) == replace(full, stale=True)
+    assert again.hold is not None
+
+
+def test_a_disk_that_refuses_is_a_problem_and_no_obstacle(tmp_path):
+    choice = chooser(SnapshotFile(tmp_path / "absent" / "snapshot", HOST))
+    choice.save(snapshot(1))
+    assert choice.file_error is not None
+    assert "absent" in choice.file_error
+    (tmp_path / "absent").mkdir()
+    choice.save(snapshot(1))
+    assert choice.file_error is None
