@@ -23,16 +23,17 @@ def envelope(state: AgentState, now: float) -> Json:
     ``age_seconds`` is how long ago the desired state is known to have been that of
     the store: 0 while the store is connected and in sync, null before the first time.
     """
-    age: float | None = None
-    if state.store_connected and state.store_in_sync:
-        age = 0.0
-    elif state.store_last_sync_at is not None:
-        age = round(max(now - state.store_last_sync_at, 0.0), 3)
+    synced = last_sync_at(state, now)
     return {
         "desired_revision": state.desired_revision,
         "applied_revision": state.applied_revision,
-        "age_seconds": age,
+        "age_seconds": None if synced is None else round(max(now - synced, 0.0), 3),
     }
+
+
+def last_sync_at(state: AgentState, now: float) -> float | None:
+    """Return when the desired state was last known to be that of the store: now, while it is connected and in sync."""
+    return now if state.store_connected and state.store_in_sync else state.store_last_sync_at
 
 
 def status(state: AgentState, now: float) -> Json:
@@ -50,7 +51,7 @@ def status(state: AgentState, now: float) -> Json:
             "address": state.store_address,
             "connected": state.store_connected,
             "in_sync": state.store_in_sync,
-            "last_sync_at": state.store_last_sync_at,
+            "last_sync_at": last_sync_at(state, now),
             "stale": state.stale,
             "generation": state.generation,
         },

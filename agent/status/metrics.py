@@ -24,6 +24,7 @@ from prometheus_client.registry import Collector
 
 from agent.core.allocations import RANGES
 from agent.core.report import AgentState, ItemState, PassReport
+from agent.status.answers import last_sync_at
 from agent.status.sdnotify import Heartbeat
 from agent.status.source import StatusSource
 
@@ -119,7 +120,7 @@ class _StateCollector(Collector):
         state = self._source.state()
         yield _info(state)
         yield from self._of_loop(state)
-        yield from _of_store(state)
+        yield from _of_store(state, self._now())
         yield _objects(state)
         yield _items(state)
         yield _labelled("flows", "Flows of ours, by table.", "table", self._source.flow_counts())
@@ -144,12 +145,12 @@ def _info(state: AgentState) -> Metric:
     return InfoMetricFamily(f"{PREFIX}_build", "What runs here.", value=labels)
 
 
-def _of_store(state: AgentState) -> Iterator[Metric]:
+def _of_store(state: AgentState, now: float) -> Iterator[Metric]:
     yield _gauge("store_connected", "Whether the store is connected.", state.store_connected)
     yield _gauge("store_in_sync", "Whether the desired state is that of the store.", state.store_in_sync)
     yield _gauge("store_stale", "Whether the desired state is from the snapshot on disk.", state.stale)
     text = "When the desired state was last known to be that of the store; 0: never."
-    yield _gauge("store_last_sync_timestamp_seconds", text, state.store_last_sync_at or 0.0)
+    yield _gauge("store_last_sync_timestamp_seconds", text, last_sync_at(state, now) or 0.0)
     yield _gauge("switch_connected", "Whether the local Open vSwitch is connected.", state.switch_connected)
     yield _gauge("desired_revision", "Revision of the store that is desired.", state.desired_revision)
     yield _gauge("applied_revision", "Revision of the store that is in place.", state.applied_revision)

@@ -58,7 +58,7 @@ def test_revisions_and_connections_are_those_of_the_state(source, metrics):
         applied_revision=8,
     )
     assert value(metrics, "store_connected") == 1
-    assert value(metrics, "store_last_sync_timestamp_seconds") == 1999.5
+    assert value(metrics, "store_last_sync_timestamp_seconds") == NOW  # an idle store is no stale store
     assert value(metrics, "desired_revision") == 9
     assert value(metrics, "applied_revision") == 8
     assert value(metrics, "converged") == 0
@@ -66,6 +66,8 @@ def test_revisions_and_connections_are_those_of_the_state(source, metrics):
     assert value(metrics, "ready") == 0
     source.current = replace(source.current, applied_revision=9)
     assert value(metrics, "converged") == 1
+    source.current = replace(source.current, store_connected=False)
+    assert value(metrics, "store_last_sync_timestamp_seconds") == 1999.5
 
 
 def test_ports_are_counted_by_state_and_never_named(source, metrics):

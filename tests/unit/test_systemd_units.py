@@ -2,13 +2,19 @@
 """The units as systemd's own checker reads them, and the scripts beside them against a real database."""
 
 import configparser
+import json
 import os
 import re
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
+
+from agent.command import CommandRunner
+from agent.store import offline
+from agent.store.embedded import StorePaths
 
 REPOSITORY = Path(__file__).parents[2]
 SYSTEMD = REPOSITORY / "systemd"
@@ -113,22 +119,48 @@ def test_the_configuration_of_an_operator_survives_an_update(tmp_path):
     assert file.read_text() == "[DEFAULT]\nhost = mine\n"
 
 
-# store-database
+# The embedded store's unit
 
 
-def test_a_database_is_made_once_and_converted_when_the_schema_changes(tmp_path):
-    script, database = SYSTEMD / "store-database", tmp_path / "store.db"
+def test_a_database_is_made_once(tmp_path):
+    ready = (sys.executable, "-m", "agent.store.offline", tmp_path, tmp_path)
+    here = {"PYTHONPATH": str(REPOSITORY)}
+    run(*ready, env=here)
+    generation = run("ovsdb-tool", "query", tmp_path / "store.db", QUERY).stdout
+    assert '"uuid"' in generation
+    run(*ready, env=here)
+    assert run("ovsdb-tool", "query", tmp_path / "store.db", QUERY).stdout == generation
 
-    run(script, database, SCHEMA)
-    assert run("ovsdb-tool", "db-name", database).stdout.strip() == "Hostplane"
-    made = database.read_bytes()
-    run(script, database, SCHEMA)
-    assert database.read_bytes() == made
 
-    newer = tmp_path / "newer.ovsschema"
-    newer.write_text(SCHEMA.read_text().replace('"version": "1.0.0"', '"version": "1.9.0"'))
-    run(script, database, newer)
-    assert run("ovsdb-tool", "db-version", database).stdout.strip() == "1.9.0"
+def test_an_older_database_is_converted_and_keeps_its_rows(tmp_path, monkeypatch):
+    paths = StorePaths(tmp_path, tmp_path)
+    offline.make_ready(paths, CommandRunner())
+    generation = run("ovsdb-tool", "query", paths.database, QUERY).stdout
+    older = json.loads(SCHEMA.read_text())
+    del older["tables"]["Port_Status"]
+    (tmp_path / "older.ovsschema").write_text(json.dumps(older))
+    run("ovsdb-tool", "convert", paths.database, tmp_path / "older.ovsschema")
+    monkeypatch.setattr(offline, "is_older", lambda address, version: True)
+
+    offline.make_ready(paths, CommandRunner())
+
+    ports = QUERY.replace("Global", "Port_Status").replace("generation", "port")
+    assert json.loads(run("ovsdb-tool", "query", paths.database, ports).stdout) == [{"rows": []}]
+    assert run("ovsdb-tool", "query", paths.database, QUERY).stdout == generation
+
+
+def test_a_database_that_cannot_be_made_is_one_line(tmp_path):
+    missing = tmp_path / "file"
+    missing.write_text("")
+    done = run(
+        sys.executable, "-m", "agent.store.offline", missing, tmp_path, env={"PYTHONPATH": str(REPOSITORY)}, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("hostplane-store: ")
+    assert "Traceback" not in done.stderr
+
+
+QUERY = '["Hostplane", {"op": "select", "table": "Global", "where": [], "columns": ["generation"]}]'
 
 
 # flow-restore-wait
