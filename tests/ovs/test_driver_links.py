@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Driver ``links`` on the real kernel, in a network namespace of the test's own.  Needs root."""
+
+import ctypes
+import os
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from agent.core.items import Link
+from agent.core.plan import Delta, ObjectId
+from agent.drivers.links import LinksDriver
+
+CLONE_NEWNET = 0x40000000
+OWNER = ObjectId("port:1")
+
+
+@pytest.fixture
+def driver():
+    """A driver in a namespace that lives as long as this thread stays in it."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    home = os.open(f"/proc/self/task/{threading.get_native_id()}/ns/net", os.O_RDONLY)
+    assert libc.unshare(CLONE_NEWNET) == 0, os.strerror(ctypes.get_errno())
+    made = LinksDriver()
+    yield made
+    if made._netlink is not None:
+        made._netlink.close()
+    assert libc.setns(home, CLONE_NEWNET) == 0
+    os.close(home)
+
+
+def ip(*words):
+    return subprocess.run(("ip", *words), check=True, capture_output=True, text=True).stdout
+
+
+def creating(*links):
+    return Delta(creates={link.name: link for link in links}, owners={link.name: OWNER for link in links})
+
+
+BRIDGE = Link("qbr1", "bridge", "port:1", 1450)
+INNER = Link("qvb1", "veth", "port:1", 1450, peer="qvo1", master="qbr1", tx_checksum=False)
+OUTER = Link("qvo1", "veth", "port:1", 1450, peer="qvb1")
+ALL = {link.name: link for link in (BRIDGE, INNER, OUTER)}
+
+
+def test_devices_are_made_marked_connected_and_read_back(driver):
+    assert driver.apply(creating(OUTER, INNER, BRIDGE)) == {}
+
+    assert driver.observe() == ALL
+    assert driver.observe({"qvb1": OWNER, "lo": OWNER}) == {"qvb1": INNER}
+    assert "alias hostplane:port:1" in ip("link", "show", "qvb1")
+    assert Path("/proc/sys/net/ipv6/conf/qbr1/disable_ipv6").read_text() == "1\n"
+
+
+def test_writing_the_same_again_changes_nothing(driver):
+    driver.apply(creating(*ALL.values()))
+    before = ip("-o", "link")
+
+    assert driver.apply(creating(*ALL.values())) == {}
+    assert ip("-o", "link") == before
+
+
+def test_everything_that_somebody_changes_is_seen_and_put_right(driver):
+    driver.apply(creating(*ALL.values()))
+    ip("link", "set", "qvb1", "mtu", "1300", "nomaster")
+    ip("link", "set", "qvo1", "down")
+    subprocess.run(("ethtool", "-K", "qvb1", "tx", "on"), check=True, capture_output=True)
+    ip("link", "set", "qbr1", "alias", "hostplane:port:2")
+
+    seen = driver.observe()
+    changed = {key for key in ALL if seen[key] != ALL[key]}
+    assert changed == set(ALL)
+    assert seen["qvo1"].kind == "veth (down)"
+
+    updates = {key: (seen[key], ALL[key]) for key in ALL}
+    assert driver.apply(Delta(updates=updates, owners=dict.fromkeys(updates, OWNER))) == {}
+    assert driver.observe() == ALL
+
+
+def test_a_device_of_another_kind_or_with_another_peer_is_made_anew(driver):
+    driver.apply(creating(Link("qvb1", "bridge", "port:1", 1450), Link("x1", "veth", "port:1", 1450, peer="qvo1")))
+
+    assert driver.apply(creating(*ALL.values())) == {}
+    assert driver.observe() == ALL
+
+
+def test_foreign_devices_are_never_touched(driver):
+    ip("link", "add", "qbr1", "type", "bridge")
+    ip("link", "add", "qvo1", "type", "veth", "peer", "name", "other")
+    ip("link", "add", "tap9", "type", "bridge")
+    ip("link", "set", "tap9", "alias", "hostplane:plug:9")
+    other = Link("qbr2", "bridge", "port:2", 1450)
+    before = ip("-o", "link")
+
+    failed = driver.apply(creating(BRIDGE, INNER, OUTER, other))
+
+    assert {key: str(err) for key, err in failed.items()} == {
+        "qbr1": "device qbr1 exists and was not made by hostplane",
+        "qvb1": "device qvo1 exists and was not made by hostplane",
+        "qvo1": "device qvo1 exists and was not made by hostplane",
+    }
+    assert driver.observe() == {"qbr2": other}
+    assert driver.apply(Delta(deletes={"qbr1": BRIDGE, "tap9": BRIDGE, "qbr2": other})) == {}
+    assert ip("-o", "link") == before
+
+
+def test_deleting_takes_both_ends_and_what_is_gone_is_no_error(driver):
+    driver.apply(creating(*ALL.values()))
+    ip("link", "del", "qbr1")
+
+    assert driver.apply(Delta(deletes=ALL)) == {}
+    assert driver.observe() == {}
+    assert driver.apply(Delta(deletes=ALL)) == {}
+
+
+def test_one_device_that_cannot_be_made_does_not_hinder_the_others(driver):
+    bad = Link("much-too-long-name-1", "bridge", "port:3", 1450)
+    lost = Link("qvb3", "veth", "port:3", 1450, peer="qvo3", master="nowhere")
+
+    failed = driver.apply(creating(bad, lost, *ALL.values()))
+
+    assert set(failed) == {"much-too-long-name-1", "qvb3"}
+    assert str(failed["qvb3"]) == "device qvb3: nowhere does not exist"
+    assert {key: value for key, value in driver.observe().items() if key in ALL} == ALL
+
+
+def test_four_hundred_hybrid_plugs_in_one_go(driver):
+    links = []
+    for n in range(400):
+        links.append(Link(f"qbr{n}", "bridge", f"port:{n}", 1450))
+        links.append(Link(f"qvb{n}", "veth", f"port:{n}", 1450, f"qvo{n}", f"qbr{n}", tx_checksum=False))
+        links.append(Link(f"qvo{n}", "veth", f"port:{n}", 1450, f"qvb{n}"))
+    started = time.perf_counter()
+    assert driver.apply(creating(*links)) == {}
+    written = time.perf_counter()
+    assert driver.observe() == {link.name: link for link in links}
+    read = time.perf_counter()
+
+    print(f"1,200 devices: written in {written - started:.3f} s, read in {read - written:.3f} s")
+    assert read - written < 1.0
