@@ -15,12 +15,15 @@ from pathlib import Path
 
 from agent.command import CommandRunner, Runner
 from agent.core.errors import AgentError, StoreError
-from agent.store.connection_version import is_older
-from agent.store.embedded import StorePaths, prepare
 
 
-def make_ready(paths: StorePaths, run: Runner) -> None:
-    """Make or convert the database.  Raises AgentError; the old database is then untouched."""
+def make_ready(state_dir: Path, run_dir: Path, run: Runner) -> None:
+    """Make or convert the database in *state_dir*.  Raises AgentError; an old database is then untouched."""
+    # Imported only now, after main has locked out eventlet, which the ovs package else brings in.
+    from agent.store.connection_version import is_older
+    from agent.store.embedded import StorePaths, prepare
+
+    paths = StorePaths(state_dir, run_dir)
     try:
         prepare(paths, run)
     except OSError as err:
@@ -37,8 +40,9 @@ def main(argv: Sequence[str]) -> int:
     if len(argv) != 2:
         print("usage: python -m agent.store.offline STATE_DIR RUN_DIR", file=sys.stderr)
         return 2
+    sys.modules["eventlet"] = None  # type: ignore[assignment]
     try:
-        make_ready(StorePaths(Path(argv[0]), Path(argv[1])), CommandRunner())
+        make_ready(Path(argv[0]), Path(argv[1]), CommandRunner())
     except AgentError as err:
         print(f"hostplane-store: {err}", file=sys.stderr)
         return 1

@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 
 from agent.command import CommandRunner
-from agent.store import offline
-from agent.store.embedded import StorePaths
+from agent.store import connection_version, offline
 
 REPOSITORY = Path(__file__).parents[2]
 SYSTEMD = REPOSITORY / "systemd"
@@ -133,20 +132,20 @@ def test_a_database_is_made_once(tmp_path):
 
 
 def test_an_older_database_is_converted_and_keeps_its_rows(tmp_path, monkeypatch):
-    paths = StorePaths(tmp_path, tmp_path)
-    offline.make_ready(paths, CommandRunner())
-    generation = run("ovsdb-tool", "query", paths.database, QUERY).stdout
+    database = tmp_path / "store.db"
+    offline.make_ready(tmp_path, tmp_path, CommandRunner())
+    generation = run("ovsdb-tool", "query", database, QUERY).stdout
     older = json.loads(SCHEMA.read_text())
     del older["tables"]["Port_Status"]
     (tmp_path / "older.ovsschema").write_text(json.dumps(older))
-    run("ovsdb-tool", "convert", paths.database, tmp_path / "older.ovsschema")
-    monkeypatch.setattr(offline, "is_older", lambda address, version: True)
+    run("ovsdb-tool", "convert", database, tmp_path / "older.ovsschema")
+    monkeypatch.setattr(connection_version, "is_older", lambda address, version: True)
 
-    offline.make_ready(paths, CommandRunner())
+    offline.make_ready(tmp_path, tmp_path, CommandRunner())
 
     ports = QUERY.replace("Global", "Port_Status").replace("generation", "port")
-    assert json.loads(run("ovsdb-tool", "query", paths.database, ports).stdout) == [{"rows": []}]
-    assert run("ovsdb-tool", "query", paths.database, QUERY).stdout == generation
+    assert json.loads(run("ovsdb-tool", "query", database, ports).stdout) == [{"rows": []}]
+    assert run("ovsdb-tool", "query", database, QUERY).stdout == generation
 
 
 def test_a_database_that_cannot_be_made_is_one_line(tmp_path):
