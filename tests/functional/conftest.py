@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from agent.sandbox.sandbox import Sandbox, remove
+from agent.sandbox.sandbox import Sandbox
 from tests.functional.lab import Lab, unique_name
 
 
@@ -18,8 +18,8 @@ def new_lab() -> Iterator[Callable[..., Lab]]:
     with contextlib.ExitStack() as ends:
 
         def make(hosts: int = 2, *, agents: bool = True) -> Lab:
-            name = unique_name()
-            ends.callback(remove, name)
-            return Lab(Sandbox.create(name, hosts, agents=agents))
+            lab = Lab(Sandbox.create(unique_name(), hosts, agents=agents))
+            ends.callback(lab.close)
+            return lab
 
         yield make

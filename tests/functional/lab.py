@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import itertools
 import json
 import os
@@ -11,12 +12,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
-from agent.sandbox.sandbox import Sandbox
+from agent.cli.yaml_file import parse_file
+from agent.sandbox.instances import bring_up
+from agent.sandbox.sandbox import Sandbox, remove
+from agent.store.records import Written
+from agent.store.writer import Writer
 
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parent.parent
@@ -123,6 +127,39 @@ class Lab:
 
     def __init__(self, sandbox: Sandbox) -> None:
         self.sandbox = sandbox
+        self._writer: Writer | None = None
+
+    @property
+    def writer(self) -> Writer:
+        """A writer of the sandbox's store."""
+        if self._writer is None:
+            self._writer = Writer.connect([self.sandbox.paths.store_address])
+        return self._writer
+
+    def close(self) -> None:
+        """Take everything down."""
+        if self._writer is not None:
+            self._writer.close()
+        remove(self.sandbox.name)
+
+    def bring_up(self, text: str) -> None:
+        """Apply a file and make an instance for each of its ports; all must come up."""
+        done = bring_up(self.sandbox, parse_file(text.encode(), "test"))
+        assert done.exit_status == 0, done
+
+    def address(self, port: str, version: int = 4) -> str:
+        """Return the address of a port."""
+        addresses = (ipaddress.ip_address(fixed.address) for fixed in self.writer.get_port(port).fixed_ips)
+        return next(str(address) for address in addresses if address.version == version)
+
+    def mac(self, port: str) -> str:
+        """Return the MAC address of a port."""
+        return self.writer.get_port(port).mac_address
+
+    def applied(self, written: Written[Any]) -> None:
+        """Wait until what was written is in force on the hosts that it concerns."""
+        done = self.writer.wait_applied(written, 15)
+        assert not done.missing, done
 
     def argv(self, place: str, *command: str) -> list[str]:
         return self.sandbox.argv(self.sandbox.resolve(place), command)
@@ -148,15 +185,13 @@ class Lab:
         pipe = subprocess.PIPE
         return subprocess.Popen(self.argv(place, *command), stdin=pipe, stdout=pipe, text=True)
 
+    def wait_port(self, port: str, *, up: bool) -> None:
+        """Wait until the port's host says that it is up, or that it is not."""
+        eventually(lambda: self.writer.get_port(port).up is up, f"port {port} is {'up' if up else 'down'}")
+
     def ping(self, source: str, address: str, *options: str, wait: float = 1.0) -> bool:
         """Tell whether one echo request is answered within *wait* seconds."""
         return self.run(source, "ping", "-n", "-q", "-c1", f"-W{wait}", *options, address).returncode == 0
-
-    def matrix(self, pairs: Iterable[tuple[str, str]]) -> dict[tuple[str, str], bool]:
-        """Ask ``ping`` for each (source, address), many at once."""
-        asked = list(pairs)
-        with ThreadPoolExecutor(16) as pool:
-            return dict(zip(asked, pool.map(lambda pair: self.ping(*pair), asked), strict=True))
 
     def assert_connection(self, source: str, address: str, timeout: float = 10.0) -> None:
         eventually(lambda: self.ping(source, address, wait=0.3), f"{source} reaches {address}", timeout)
