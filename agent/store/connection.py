@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,6 +29,7 @@ __all__ = ["DEFAULT_TIMEOUT", "StoreBackend", "TlsFiles", "connect"]
 
 SCHEMA_NAME = "Hostplane"
 DEFAULT_TIMEOUT = 10.0  # seconds
+RESTART_SECONDS = 1.0
 
 
 def fetch_version(remote: str, timeout: float = DEFAULT_TIMEOUT) -> str:
@@ -72,18 +74,22 @@ def _ask(remote: str, request: jsonrpc.Message, timeout: float) -> jsonrpc.Messa
 def check_store(remotes: Sequence[str], timeout: float = DEFAULT_TIMEOUT) -> None:
     """Return once one of *remotes* has answered with a schema that we understand.
 
-    Raises StoreError: the version's if one answered with another version, else why
-    the first could not be reached.
+    A server that is being restarted is given a second.  Raises StoreError: the
+    version's if one answered with another version, else why none could be reached.
     """
-    errors: list[StoreError] = []
-    for remote in remotes:
-        try:
-            found = fetch_version(remote, timeout / len(remotes))
-        except StoreError as err:
-            errors.append(err)
-            continue
-        return check_version(remote, found)
-    raise StoreError("; ".join(str(err) for err in errors))
+    give_up = time.monotonic() + min(timeout, RESTART_SECONDS)
+    while True:
+        errors: list[StoreError] = []
+        for remote in remotes:
+            try:
+                found = fetch_version(remote, timeout / len(remotes))
+            except StoreError as err:
+                errors.append(err)
+                continue
+            return check_version(remote, found)
+        if time.monotonic() >= give_up:
+            raise StoreError("; ".join(str(err) for err in errors))
+        time.sleep(RESTART_SECONDS / 20)
 
 
 class Replica(ovs_idl.Idl):
