@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from agent.cli.fields import HOST, NETWORK, NOUNS, PORT, SUBNET, Field, Kind, Noun
+from agent.cli.output import printable
 from agent.cli.suggest import near
 from agent.cli.yaml_tree import Node, Scalar, Sequence, Table, read_tree
 from agent.core.errors import InputError
@@ -69,7 +70,7 @@ class _Reader:
             )
             return
         for name, entry in section.value.entries.items():
-            label = f"{noun.name} {name}"
+            label = f"{noun.name} {printable(name)}"
             if not name or len(name) > MAX_NAME:
                 self.complain(entry.line, f"{noun.section}: a name has 1 to {MAX_NAME} characters")
             elif isinstance(entry.value, Table):

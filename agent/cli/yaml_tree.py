@@ -86,7 +86,8 @@ def read_tree(data: bytes, source: str) -> Node | None:
         return _Composer(yaml.parse(text, Loader=_LOADER), source).document()
     except yaml.MarkedYAMLError as err:
         mark = err.problem_mark or err.context_mark
-        where = f"{source}:{mark.line + 1}" if mark else source
+        # The end of the file may count as a line of its own, which no editor shows.
+        where = f"{source}:{min(mark.line + 1, len(text.splitlines()))}" if mark else source
         raise InputError(f"{where}: not valid YAML: {err.problem or err.context}") from None
     except yaml.reader.ReaderError as err:
         line = text.count("\n", 0, err.position) + 1

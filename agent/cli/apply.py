@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``hostplane apply -f FILE``: make the store hold what a file says."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import cast
+
+from agent.cli.options import add_common, settings
+from agent.cli.output import Format, Row, Value, cell, print_value, write_line
+from agent.cli.store import open_store
+from agent.cli.waiting import add_wait, wait
+from agent.cli.yaml_file import parse_file
+from agent.cli.yaml_tree import MAX_BYTES
+from agent.core.errors import InputError
+from agent.store.document import Document
+from agent.store.records import Change
+
+_DONE = {"create": "created", "change": "changed", "delete": "deleted"}
+_WOULD = {"create": "to create", "change": "to change", "delete": "to delete"}
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    parser.add_argument("-f", "--file", required=True, metavar="FILE", help="what to apply; - is standard input")
+    parser.add_argument("--set", metavar="NAME", dest="set_name", help="note that these objects belong to set NAME")
+    text = "delete what an earlier apply of the same --set made and the file no longer has"
+    parser.add_argument("--prune", action="store_true", help=text)
+    parser.add_argument("--dry-run", action="store_true", help="only show what would change")
+    add_wait(parser)
+    add_common(parser)
+    parser.set_defaults(run=_run)
+
+
+def read_document(file: str) -> Document:
+    """Read and parse *file* (``-``: standard input); raises InputError that names it and the line."""
+    if file == "-":
+        return parse_file(sys.stdin.buffer.read(MAX_BYTES + 1), _source(file))
+    try:
+        with Path(file).open("rb") as stream:
+            return parse_file(stream.read(MAX_BYTES + 1), _source(file))
+    except OSError as err:
+        raise InputError(f"{file}: {err.strerror}") from None
+
+
+def _source(file: str) -> str:
+    return "standard input" if file == "-" else file
+
+
+def _run(args: argparse.Namespace) -> int:
+    if args.prune and not args.set_name:
+        raise InputError("apply: --prune needs --set NAME: it removes only what an earlier apply of that set made")
+    ask = settings(args)
+    document = read_document(args.file)
+    with open_store(ask) as writer:
+        try:
+            written = writer.apply(document, set_name=args.set_name, prune=args.prune, dry_run=args.dry_run)
+        except InputError as err:
+            # The writer knows the line but not the file that it is of.
+            raise InputError(re.sub(r"^line (\d+): ", rf"{_source(args.file)}:\1: ", str(err))) from None
+        changes = written.result
+        if ask.output is Format.TABLE:
+            _print_changes(changes, _WOULD if args.dry_run else _DONE)
+        else:
+            revision = None if args.dry_run else written.revision
+            listed = [cast("Row", change.to_dict()) for change in changes]
+            print_value({"revision": revision, "dry_run": args.dry_run, "changes": listed}, ask.output)
+        return 0 if args.dry_run else wait(args, writer, [written])
+
+
+def _print_changes(changes: Sequence[Change], verbs: dict[str, str]) -> None:
+    for change in changes:
+        write_line(f"{change.kind} {change.name} {verbs[change.verb]}")
+        if change.verb == "change":
+            for field in change.fields:
+                write_line(f"  {field.field}: {_show(field.old)} -> {_show(field.new)}")
+    counts = Counter(change.verb for change in changes)
+    total = ", ".join(f"{counts[verb]} {verbs[verb]}" for verb in verbs if counts[verb])
+    write_line(total or "nothing to change")
+
+
+def _show(value: object) -> str:
+    return cell(cast("Value", value)) or "none"

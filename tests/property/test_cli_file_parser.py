@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The file parser on any input: a document, or an InputError that names the file; never anything else."""
+
+from __future__ import annotations
+
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.cli.fields import NOUNS, Kind
+from agent.cli.yaml_file import parse_file
+from agent.core.errors import InputError
+from agent.store import document
+
+PLAIN_WORDS = "networks ports vm1 host fixed_ips : { } [ ] - &a *a << !!str 10.0.0.1 true null ' \" # ? | > % @ --- ..."
+WORDS = st.sampled_from([*PLAIN_WORDS.split(), " ", "\n", "\t", "é", "\x85", "\ufeff", '"a\\nb"'])
+
+
+@given(st.one_of(st.binary(max_size=200), st.lists(WORDS, max_size=40).map(lambda words: "".join(words).encode())))
+def test_any_bytes_are_a_document_or_an_error_that_names_the_file(data: bytes) -> None:
+    complaints = ""
+    try:
+        parse_file(data, "f.yaml")
+    except InputError as err:
+        complaints = str(err)
+    assert all(line.startswith("f.yaml:") for line in complaints.splitlines())
+
+
+TEXT = st.text(min_size=1, max_size=12, alphabet=st.characters(codec="utf-8", exclude_categories=("C", "Z")))
+VALUES = {
+    Kind.TEXT: TEXT,
+    Kind.INTEGER: st.integers(-(10**9), 10**9),
+    Kind.BOOLEAN: st.booleans(),
+    Kind.TEXTS: st.lists(TEXT, max_size=3),
+    Kind.MAPPING: st.dictionaries(TEXT, TEXT, max_size=3),
+    Kind.FIXED_IPS: st.lists(
+        st.one_of(TEXT, st.fixed_dictionaries({"subnet": TEXT}, optional={"address": TEXT})), max_size=3
+    ),
+}
+
+
+def fields_of(noun):
+    choices = {f.name: st.one_of(VALUES[f.kind], *([st.none()] if f.nullable else [])) for f in noun.fields}
+    return st.fixed_dictionaries({}, optional=choices)
+
+
+FILES = st.fixed_dictionaries(
+    {}, optional={noun.section: st.dictionaries(TEXT, fields_of(noun), max_size=3) for noun in NOUNS.values()}
+)
+
+
+def written_back(entry) -> dict[str, object]:
+    values = {}
+    for name, value in document.given(entry.fields).items():
+        values[name] = [plain(item) for item in value] if isinstance(value, tuple) else value
+    return values
+
+
+def plain(item):
+    if not isinstance(item, document.FixedIpRequest):
+        return item
+    parts = {"subnet": item.subnet, "address": item.address}
+    return item.address if item.subnet is None else {key: value for key, value in parts.items() if value is not None}
+
+
+@given(FILES, st.booleans())
+def test_what_another_yaml_writer_wrote_is_read_as_it_was_meant(content, flow: bool) -> None:
+    text = yaml.safe_dump(content, allow_unicode=True, default_flow_style=flow)
+    parsed = parse_file(text.encode(), "f.yaml")
+    for section, objects in content.items():
+        assert {entry.name: written_back(entry) for entry in getattr(parsed, section)} == objects
+
+
+@given(FILES)
+def test_lines_point_at_the_object(content) -> None:
+    text = yaml.safe_dump(content, allow_unicode=True, width=10_000)
+    lines = text.splitlines()
+    parsed = parse_file(text.encode(), "f.yaml")
+    for section in content:
+        for entry in getattr(parsed, section):
+            name = yaml.safe_load(lines[entry.line - 1].strip())
+            assert entry.name in (name if isinstance(name, dict) else [name])

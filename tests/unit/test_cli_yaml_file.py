@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The declarative file: what it means, and that every mistake names line, object and field."""
+
+from __future__ import annotations
+
+import pytest
+
+from agent.cli.yaml_file import MAX_COMPLAINTS, parse_file
+from agent.cli.yaml_tree import MAX_BYTES
+from agent.core.errors import InputError
+from agent.store.document import UNSET, FixedIpRequest, given
+
+
+def parse(text: str):
+    return parse_file(text.encode(), "f.yaml")
+
+
+def complaints(text: str) -> list[str]:
+    with pytest.raises(InputError) as caught:
+        parse(text)
+    return str(caught.value).splitlines()
+
+
+def port_fields(text: str):
+    return given(parse(f"ports:\n  vm1: {text}\n").ports[0].fields)
+
+
+def test_the_issue_s_example_means_what_it_says() -> None:
+    document = parse(
+        """
+networks:
+  blue: {type: vxlan}
+  lan:  {type: vlan, physnet: physnet1, segmentation_id: 100}
+subnets:
+  blue6: {network: blue, cidr: "2001:db8:1::/64", ipv6_mode: slaac}
+ports:
+  vm1: {network: blue, host: host1}
+  vm2: {network: blue, host: host2, fixed_ips: [10.0.0.20]}
+hosts:
+  host1: {tunnel_address: 192.0.2.1, encapsulations: [vxlan], bridge_mappings: {physnet1: br-phy1}}
+"""
+    )
+    assert [(entry.name, entry.line) for entry in document.networks] == [("blue", 3), ("lan", 4)]
+    lan = document.networks[1].fields
+    assert given(lan) == {"type": "vlan", "physnet": "physnet1", "segmentation_id": 100}
+    assert lan.mtu is UNSET
+    assert document.subnets[0].fields.ipv6_mode == "slaac"
+    assert document.ports[1].fields.fixed_ips == (FixedIpRequest(address="10.0.0.20"),)
+    assert document.hosts[0].fields.bridge_mappings == {"physnet1": "br-phy1"}
+    assert document.hosts[0].fields.encapsulations == ("vxlan",)
+
+
+@pytest.mark.parametrize("text", ["", "---\n", "# nothing\n", "networks:\n", "null\n"])
+def test_an_empty_file_asks_for_nothing(text: str) -> None:
+    document = parse(text)
+    assert (document.networks, document.subnets, document.ports, document.hosts) == ((), (), (), ())
+
+
+@pytest.mark.parametrize(
+    ("text", "fields"),
+    [
+        # YAML 1.1 reads each of these as something else than text: a number of base 60, booleans, a number.
+        ("{mac_address: 52:54:00:12:34:56}", {"mac_address": "52:54:00:12:34:56"}),
+        ("{network: no, host: on}", {"network": "no", "host": "on"}),
+        ("{device_id: 0123}", {"device_id": "0123"}),
+        ("{host: ''}", {"host": ""}),
+        ("{fixed_ips: []}", {"fixed_ips": ()}),
+        ("{fixed_ips: }", {"fixed_ips": ()}),
+        (
+            "{fixed_ips: [10.0.0.1, {subnet: a}, {subnet: a, address: 10.0.0.2}]}",
+            {
+                "fixed_ips": (
+                    FixedIpRequest("10.0.0.1"),
+                    FixedIpRequest(subnet="a"),
+                    FixedIpRequest("10.0.0.2", "a"),
+                )
+            },
+        ),
+        (
+            "{admin_state_up: false, port_security: Yes}",
+            {"admin_state_up": False, "port_security": True},
+        ),
+        ("{external_ids: {a: 1, b: null-like}}", {"external_ids": {"a": "1", "b": "null-like"}}),
+        ("", {}),
+        ("{}", {}),
+    ],
+)
+def test_values_have_the_type_of_their_field(text: str, fields: dict[str, object]) -> None:
+    assert port_fields(text) == fields
+
+
+def test_none_is_a_value_where_there_can_be_none() -> None:
+    subnet = parse("subnets:\n  a: {gateway: null, cidr: 10.0.0.0/8}\n").subnets[0].fields
+    assert given(subnet) == {"gateway": None, "cidr": "10.0.0.0/8"}
+
+
+def test_anchors_and_merge_keys_spare_repetition_and_what_is_written_out_wins() -> None:
+    document = parse(
+        """
+ports:
+  vm1: &base {network: blue, host: host1, port_security: false}
+  vm2: {<<: *base, host: host2}
+  vm3:
+    <<: [*base, {device_owner: lab}]
+"""
+    )
+    assert given(document.ports[1].fields) == {"network": "blue", "host": "host2", "port_security": False}
+    assert given(document.ports[2].fields)["device_owner"] == "lab"
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        (
+            "ports:\n  vm1: {hosst: a}",
+            "f.yaml:2: port vm1: unknown key 'hosst'; did you mean 'host'?",
+        ),
+        ("network:\n  a: {}", "f.yaml:1: unknown section 'network'; did you mean 'networks'?"),
+        ("ports:\n  vm1:\n    port-security: false", "f.yaml:3: port vm1: unknown key 'port-security'; did you mean"),
+        ("networks:\n  a: {mtu: big}", "f.yaml:2: network a: mtu: must be a whole number, not 'big'"),
+        ("networks:\n  a: {mtu: 1.5}", "f.yaml:2: network a: mtu: must be a whole number, not '1.5'"),
+        ("networks:\n  a: {mtu: }", "f.yaml:2: network a: mtu: a value is missing"),
+        ("networks:\n  a: {external: maybe}", "f.yaml:2: network a: external: must be true or false, not 'maybe'"),
+        ("ports:\n  vm1: {host: [a]}", "f.yaml:2: port vm1: host: must be text, not a list"),
+        ("ports:\n  vm1: {fixed_ips: 10.0.0.1}", "f.yaml:2: port vm1: fixed_ips: must be a list, not '10.0.0.1'"),
+        (
+            "ports:\n  vm1:\n    fixed_ips:\n    - {sub: a}",
+            "f.yaml:4: port vm1: fixed_ips: unknown key 'sub'; did you mean 'subnet'?",
+        ),
+        ("ports:\n  vm1: {external_ids: [a]}", "f.yaml:2: port vm1: external_ids: must be a mapping, not a list"),
+        ("ports:\n  vm1: 7", "f.yaml:2: port vm1: fields belong here, not '7'"),
+        ("ports: [a]", "f.yaml:1: ports: names and their fields belong here, not a list"),
+        ("- a", "f.yaml:1: a file has sections (networks, subnets, ports, hosts), this is a list"),
+        (f"ports:\n  {'n' * 256}: {{}}", "f.yaml:2: ports: a name has 1 to 255 characters"),
+        ("ports:\n  vm1: {host: a, host: b}", "f.yaml:2: the key 'host' stands here again (first in line 2)"),
+        ("ports:\n  vm1: {}\n  vm1: {}", "f.yaml:3: the key 'vm1' stands here again (first in line 2)"),
+        ("ports:\n  vm1: {host: a", "f.yaml:2: not valid YAML: "),
+        ("ports:\n\tvm1: {}", "f.yaml:2: not valid YAML: "),
+        ("ports: !!python/object:os.system {}", "f.yaml:1: the tag tag:yaml.org,2002:python/object:os.system"),
+        ("a: *b", "f.yaml:1: the alias *b has no anchor &b before it"),
+        ("a: &a [*a]", "f.yaml:1: the alias *a has no anchor &a before it"),
+        ("a: 1\n---\nb: 1", "f.yaml:2: a second document starts here"),
+        ("[" * 5000, "f.yaml:1: nested deeper than 16 levels"),
+    ],
+)
+def test_mistakes_name_line_object_and_field(text: str, complaint: str) -> None:
+    found = complaints(text)
+    assert len(found) == 1
+    assert found[0].startswith(complaint)
+
+
+def test_all_mistakes_are_told_at_once_up_to_a_bound() -> None:
+    text = "ports:\n" + "".join(f"  vm{number}: {{hosst: a}}\n" for number in range(30))
+    found = complaints(text)
+    assert len(found) == MAX_COMPLAINTS + 1
+    assert found[0].startswith("f.yaml:2: port vm0: ")
+    assert found[-1] == "f.yaml: 10 more mistakes"
+
+
+def test_what_is_not_text_is_told_with_its_line() -> None:
+    with pytest.raises(InputError, match=r"f\.yaml:2: the file is not UTF-8 text"):
+        parse_file(b"a:\n \xff", "f.yaml")
+    with pytest.raises(InputError, match=r"f\.yaml:2: not valid YAML"):
+        parse_file(b"a:\n \x01", "f.yaml")
+
+
+def test_bombs_are_refused() -> None:
+    lines = ["a: &a [x, x, x, x, x, x, x, x, x]"]
+    for number in range(12):
+        before, name = ("a", *"bcdefghijklmn")[number], "bcdefghijklmn"[number]
+        lines.append(f"{name}: &{name} [{', '.join(['*' + before] * 9)}]")
+    assert "values, aliases followed" in complaints("\n".join(lines))[0]
+    assert "more than 10000 aliases" in complaints("a: &a x\nb: [" + "*a," * 10001 + "]")[0]
+    with pytest.raises(InputError, match="bytes are more than"):
+        parse_file(b"#" * (MAX_BYTES + 1), "f.yaml")
