@@ -10,11 +10,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
+from agent.core.errors import InputError
 from agent.core.report import AgentState, ObjectStatus, PassReport, PortState
+from agent.l2.pipeline import Table
 
 Json = dict[str, object]
 
 MAX_FLOWS = 1000  # listed in one answer unless the client asks for more
+
+_TABLES = {table.value: table.name.lower() for table in Table}
 
 
 def envelope(state: AgentState, now: float) -> Json:
@@ -105,21 +109,37 @@ def problems(state: AgentState) -> Json:
     }
 
 
-def flows(
-    counts: Mapping[str, int], listed: Mapping[str, str] | None = None, table: str = "", limit: int = MAX_FLOWS
-) -> Json:
-    """Return the number of flows by table and, if *listed* is given, flows of *table* (empty: of all).
+def flows(counts: Mapping[str, int], listed: Mapping[str, str] | None = None, limit: int = MAX_FLOWS) -> Json:
+    """Return the number of flows by table in the order of the tables and, if given, the flows *listed*.
 
     At most *limit* are listed; ``truncated`` tells that there are more.
     """
-    answer: Json = {"total": sum(counts.values()), "tables": dict(counts)}
+    order = {name: number for number, name in _TABLES.items()}
+    tables = {name: counts[name] for name in sorted(counts, key=lambda name: (order.get(name, 256), name))}
+    answer: Json = {"total": sum(counts.values()), "tables": tables}
     if listed is None:
         return answer
-    prefix = f"table={table}," if table else ""
-    keys = sorted(key for key in listed if key.startswith(prefix))
-    answer["flows"] = [{"match": key, "actions": listed[key]} for key in keys[:limit]]
+    keys = sorted(listed, key=lambda key: (flow_table(key), key))
+    answer["flows"] = [
+        {"table": _TABLES.get(flow_table(key), ""), "match": key, "actions": listed[key]} for key in keys[:limit]
+    ]
     answer["truncated"] = len(keys) > limit
     return answer
+
+
+def flow_table(key: str) -> int:
+    """Return the table's number in a flow's key (``table=N,priority=P,<match>``)."""
+    return int(key.partition(",")[0].removeprefix("table="))
+
+
+def table_number(text: str) -> int:
+    """Return the number of the table that *text* names or numbers.  Raises InputError if there is none."""
+    numbers = {name: number for number, name in _TABLES.items()}
+    if text in numbers:
+        return numbers[text]
+    if text.isascii() and text.isdigit() and len(text) <= 3:
+        return int(text)
+    raise InputError(f"table: {text!r} is none of {', '.join(numbers)}")
 
 
 def _items(state: AgentState) -> Json:

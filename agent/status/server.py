@@ -222,7 +222,11 @@ class Pages:
         limit = request.query.get("limit", str(answers.MAX_FLOWS))
         if not (limit.isascii() and limit.isdigit()) or len(limit) > 9:
             raise InputError(f"limit: {limit!r} is not a number of flows")
-        return self._json(answers.flows(counts, self._source.flows(), request.query.get("table", ""), int(limit)))
+        listed = self._source.flows()
+        if table := request.query.get("table", ""):
+            number = answers.table_number(table)
+            listed = {key: actions for key, actions in listed.items() if answers.flow_table(key) == number}
+        return self._json(answers.flows(counts, listed, int(limit)))
 
     def _plan(self, _request: Request) -> Response:
         # A plan reads the whole dataplane back: a second one at the same time would only delay the loop.

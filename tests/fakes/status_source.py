@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from agent import logs
 from agent.core.model import HostName
 from agent.core.report import AgentState
+from agent.l2.pipeline import Table
 from agent.status.source import readiness
 
 
@@ -39,8 +40,8 @@ class FakeSource:
     def flow_counts(self) -> Mapping[str, int]:
         counts: dict[str, int] = {}
         for key in self.known_flows:
-            table = key.partition(",")[0].removeprefix("table=")
-            counts[table] = counts.get(table, 0) + 1
+            name = Table(int(key.partition(",")[0].removeprefix("table="))).name.lower()
+            counts[name] = counts.get(name, 0) + 1
         return counts
 
     def request_resync(self) -> None:

@@ -144,8 +144,8 @@ def test_wiring_has_known_stages_only(metrics):
 
 
 def test_flows_are_counted_by_table(source, metrics):
-    source.known_flows = {"table=0,priority=1": "drop", "table=1,priority=1": "", "table=1,priority=2": ""}
-    assert value(metrics, "flows", table="1") == 2
+    source.known_flows = {"table=0,priority=1": "drop", "table=60,priority=1": "", "table=60,priority=2": ""}
+    assert value(metrics, "flows", table="local") == 2
 
 
 def test_names_follow_the_conventions_of_prometheus(source, metrics):

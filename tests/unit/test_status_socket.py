@@ -136,13 +136,18 @@ def test_problems_say_who_must_act_and_what_is_tried_again(source, path):
 
 
 def test_flows_are_counted_and_listed_only_on_request(source, path):
-    source.known_flows = {"table=0,priority=1": "drop", "table=1,priority=2,ip": "output:1", "table=1,priority=1": ""}
+    source.known_flows = {"table=60,priority=2,ip": "output:1", "table=60,priority=1": "", "table=0,priority=1": "drop"}
     answer = client.get(path, "/flows")
-    assert (answer["total"], answer["tables"]) == (3, {"0": 1, "1": 2})
+    assert answer["total"] == 3
+    assert list(answer["tables"].items()) == [("classify", 1), ("local", 2)]
     assert "flows" not in answer
-    listed = client.get(path, "/flows", query={"table": "1", "limit": "1"})
-    assert listed["flows"] == [{"match": "table=1,priority=1", "actions": ""}]
-    assert listed["truncated"] is True
+    for table in ("local", "60"):
+        listed = client.get(path, "/flows", query={"table": table, "limit": "1"})
+        assert listed["flows"] == [{"table": "local", "match": "table=60,priority=1", "actions": ""}]
+        assert listed["truncated"] is True
+    assert client.get(path, "/flows", query={"table": ""})["flows"][0]["table"] == "classify"
+    with pytest.raises(InputError, match="table: 'loacl' is none of classify, "):
+        client.get(path, "/flows?table=loacl")
     with pytest.raises(InputError, match="limit: '-1' is not a number of flows"):
         client.get(path, "/flows?limit=-1")
 
