@@ -80,6 +80,8 @@ SAMPLES = {
     "chain6": ipv6(
         0, extension(60) + extension(43, 2) + extension(51) + authentication(44) + fragment_header(6) + tcp()
     ),
+    "eight6": ipv6(60, 7 * extension(60) + extension(17) + udp()),
+    "two6": ipv6(43, extension(44) + fragment_header(60) + extension(17) + udp()),
     "first6": ipv6(44, fragment_header(17, more=True) + udp(size=1400)),
     "later6": ipv6(44, fragment_header(17, offset=1400) + bytes(16)),
     "jumbo6": ipv6(0, extension(17) + udp(size=0), size=0),

@@ -17,7 +17,7 @@ from tests.unit.fastpath.frames import SAMPLES
 SOURCE = Path(__file__).parents[3] / "agent" / "_fastpath"
 STRICT = ["-std=c11", "-Wall", "-Wextra", "-Wconversion", "-Wshadow", "-Werror", f"-I{SOURCE}"]
 KEY_SIZE = 104
-MUTATIONS = 2000  # of each sample
+MUTATIONS = 1000  # of each sample
 
 
 @pytest.fixture(scope="module")
@@ -51,12 +51,13 @@ def test_every_prefix_of_every_sample(harness: Path) -> None:
     assert run(harness, frames) == [reference.parse(frame) for frame in frames]
 
 
-def test_every_sample_with_every_byte_at_its_extremes(harness: Path) -> None:
+def test_every_sample_with_every_byte_a_little_off(harness: Path) -> None:
+    """Lengths and offsets err by one or by the unit they count in; numbers of protocols become extension headers."""
     frames = [
         frame[:at] + bytes([value]) + frame[at + 1 :]
         for frame in SAMPLES.values()
         for at in range(12, len(frame))
-        for value in (0x00, 0xFF)
+        for value in {0, 43, 44, 51, 60, 255, *((frame[at] + step) % 256 for step in (-8, -4, -1, 1, 4, 8, 16))}
     ]
     assert run(harness, frames) == [reference.parse(frame) for frame in frames]
 
