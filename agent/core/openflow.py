@@ -99,7 +99,7 @@ def flow_key(table: int, priority: int, match_text: str) -> str:
 
 def set_register(number: int, value: int) -> str:
     """Return the action that loads *value* into a 32-bit register."""
-    return f"set_field:{value:#x}->reg{number}"
+    return f"set_field:{value:#x}->reg{number}" if value else f"set_field:0->reg{number}"
 
 
 def set_metadata(value: int) -> str:

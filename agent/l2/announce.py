@@ -64,7 +64,7 @@ def _neighbor_advertisement(mac: bytes, address: bytes) -> bytes:
 
 def _internet_checksum(data: bytes) -> int:
     """RFC 1071; *data* has an even length."""
-    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return ~total & 0xFFFF
