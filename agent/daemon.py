@@ -7,6 +7,7 @@ reads what it has published.
 
 from __future__ import annotations
 
+import gc
 import logging
 import queue
 import time
@@ -17,10 +18,8 @@ from typing import Protocol
 
 from agent import __version__, logs, preview
 from agent.config import AgentConfig
-from agent.core.allocations import Claim, allocate
 from agent.core.errors import Actor, AgentError, Problem
 from agent.core.inputs import HoldLimits, SnapshotChooser
-from agent.core.memo import Memo
 from agent.core.model import HostSnapshot, PortId, SwitchView
 from agent.core.plan import Driver, Plan
 from agent.core.reconciler import Reconciler
@@ -31,7 +30,7 @@ from agent.drivers.switch import LocalSwitch
 from agent.l2.announce import announcements
 from agent.l2.pipeline import Table
 from agent.l2.settings import LocalSettings
-from agent.planner import build_plan, wanted_claims
+from agent.planner import Planning
 from agent.port_states import PortFacts, first_by_object, port_states
 from agent.read_back import ReadBack
 from agent.status.sdnotify import Heartbeat
@@ -83,9 +82,7 @@ class Daemon:
         self._stopping = False
         self._observer: PassObserver | None = None
         self._requests: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._memo = Memo()
-        self._numbers: Mapping[Claim, int] | None = None  # in use, those on their way out included
-        self._wanted_numbers: Mapping[Claim, int] = {}
+        self._planning = Planning(local)
         self._done_with: tuple[HostSnapshot, SwitchView, LocalSettings] | None = None
         self._plan = Plan()
         self._problems: tuple[Problem, ...] = ()
@@ -239,26 +236,19 @@ class Daemon:
                 parts.reconciler.need_resync()  # what could not be deleted so far
             parts.chooser.save(snapshot)
             begun = time.monotonic()
-            self._make_plan(snapshot, view)
+            self._plan, problems = self._planning.make(snapshot, view)
+            self._problems = (*self._start_problems, *problems)
             plan_seconds = time.monotonic() - begun
         report = parts.reconciler.run(self._plan, snapshot.revision, tuple(sorted(reasons)), sweep=not snapshot.stale)
         self._after_pass(replace(report, plan_seconds=plan_seconds), snapshot, view, reasons)
         self._done_with = inputs
-
-    def _make_plan(self, snapshot: HostSnapshot, view: SwitchView) -> None:
-        numbers, problems = allocate(self._numbers or {}, wanted_claims(snapshot))
-        self._plan = build_plan(snapshot, numbers, view, self._memo, self._local)
-        self._problems = (*self._start_problems, *self._plan.problems, *problems)
-        # A number may be given away only when nothing in the dataplane uses it any more.
-        self._numbers = {**(self._numbers or {}), **numbers}
-        self._wanted_numbers = numbers
 
     def _after_pass(
         self, report: PassReport, snapshot: HostSnapshot, view: SwitchView, reasons: Mapping[str, float]
     ) -> None:
         parts = self._parts
         if not report.unfinished and not parts.reconciler.unusable() and not snapshot.stale:
-            self._numbers = self._wanted_numbers
+            self._planning.settled()
         before = self._ports if self._ports is not None else self._stored_ports(snapshot)
         now = time.time()
         self._ports = port_states(self._facts(report, snapshot, view), before, now)
@@ -320,6 +310,8 @@ class Daemon:
                 state = replace(state, desired_revision=snapshot.revision)
             self._state = state
             if first:
+                gc.collect()
+                gc.freeze()  # what the first pass made stays: later collections need not look at it
                 self.on_converged()
         self._state = state
         self._log.fact("store", "connected" if self._parts.reader.connected() else "away")
@@ -329,21 +321,13 @@ class Daemon:
 
     def _read_numbers(self) -> bool:
         """Learn the numbers that are in use, before the first plan."""
-        if self._numbers is not None:
-            return True
-        driver = next(driver for driver in self._parts.drivers if driver.name == "ovs")
-        try:
-            items = driver.observe()
-        except AgentError as err:
-            LOG.warning("allocated numbers cannot be read yet: %s", err)
-            return False
-        numbers: dict[Claim, int] = {}
-        for key, value in items.items():
-            noun, _, rest = key.partition("/")
-            kind, _, object_id = rest.partition("/")
-            if noun == "allocation" and isinstance(value, str) and value.isdigit():
-                numbers[Claim(kind, object_id)] = int(value)
-        self._numbers = numbers
+        if not self._planning.knows_numbers:
+            driver = next(driver for driver in self._parts.drivers if driver.name == "ovs")
+            try:
+                self._planning.adopt_numbers(driver.observe())
+            except AgentError as err:
+                LOG.warning("allocated numbers cannot be read yet: %s", err)
+                return False
         return True
 
     def _stored_ports(self, snapshot: HostSnapshot) -> Mapping[PortId, PortState]:
@@ -400,7 +384,6 @@ class Daemon:
         snapshot = live if live.in_sync else self._parts.chooser.accepted
         if snapshot is None or not view.connected or not self._read_numbers():
             raise AgentError("nothing to plan from yet: store or switch have not answered")
-        numbers, problems = allocate(self._numbers or {}, wanted_claims(snapshot))
-        plan = build_plan(snapshot, numbers, view, Memo(), self._local)
+        plan, problems = self._planning.afresh(snapshot, view)
         deltas = self._parts.reconciler.preview(plan)
-        return preview.as_json(snapshot, deltas, (*plan.problems, *problems), self._parts.chooser.hold)
+        return preview.as_json(snapshot, deltas, problems, self._parts.chooser.hold)

@@ -1,12 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""All planners together: from what is wanted and what is plugged in to one plan.  Pure."""
+"""All planners together: from what is wanted and what is plugged in to one plan.
+
+``build_plan`` is pure.  ``Planning`` remembers between passes what makes the next one
+cheap (the memo) and what must not change (the allocated numbers).
+"""
 
 from __future__ import annotations
 
-from agent.core.allocations import Allocations, Claim
+from collections.abc import Mapping
+
+from agent.core.allocations import Allocations, Claim, allocate
+from agent.core.errors import Problem
 from agent.core.memo import Memo
 from agent.core.model import HostSnapshot, SwitchView
-from agent.core.plan import Plan
+from agent.core.plan import Key, Plan, Value
 from agent.l2.planner import plan_l2
 from agent.l2.planner import wanted_claims as l2_claims
 from agent.l2.settings import LocalSettings
@@ -28,3 +35,46 @@ def build_plan(
     groups, problems = plan_l2(snapshot, allocations, switch, memo, local)
     memo.end()
     return Plan(groups, (*snapshot.problems, *switch.problems, *problems))
+
+
+class Planning:
+    """Plans one host, pass after pass.  Used by the reconcile thread."""
+
+    def __init__(self, local: LocalSettings) -> None:
+        self._local = local
+        self._memo = Memo()
+        self._in_use: Mapping[Claim, int] | None = None  # numbers on their way out included
+        self._wanted: Mapping[Claim, int] = {}
+
+    @property
+    def knows_numbers(self) -> bool:
+        """Whether ``adopt_numbers`` has been called."""
+        return self._in_use is not None
+
+    def adopt_numbers(self, items: Mapping[Key, Value]) -> None:
+        """Go on with the numbers that the ``ovs`` driver has read back; before the first plan."""
+        numbers: dict[Claim, int] = {}
+        for key, value in items.items():
+            noun, _, rest = key.partition("/")
+            kind, _, object_id = rest.partition("/")
+            if noun == "allocation" and isinstance(value, str) and value.isdigit():
+                numbers[Claim(kind, object_id)] = int(value)
+        self._in_use = numbers
+
+    def make(self, snapshot: HostSnapshot, switch: SwitchView) -> tuple[Plan, tuple[Problem, ...]]:
+        """Return the plan, and the problems of it and of the numbers."""
+        in_use = self._in_use or {}
+        self._wanted, problems = allocate(in_use, wanted_claims(snapshot))
+        plan = build_plan(snapshot, self._wanted, switch, self._memo, self._local)
+        self._in_use = {**in_use, **self._wanted}
+        return plan, (*plan.problems, *problems)
+
+    def settled(self) -> None:
+        """Note that the last plan is wholly in place: numbers that it does not use are free again."""
+        self._in_use = self._wanted
+
+    def afresh(self, snapshot: HostSnapshot, switch: SwitchView) -> tuple[Plan, tuple[Problem, ...]]:
+        """Return what ``make`` would, from scratch and without remembering anything."""
+        numbers, problems = allocate(self._in_use or {}, wanted_claims(snapshot))
+        plan = build_plan(snapshot, numbers, switch, Memo(), self._local)
+        return plan, (*plan.problems, *problems)
