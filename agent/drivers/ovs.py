@@ -64,8 +64,10 @@ class OvsDriver:
     def apply(self, delta: Delta) -> dict[Key, Exception]:
         """Write *delta* as one transaction; a key that cannot be written is left out of it.
 
-        Raises StoreError when the database refuses or does not answer.
+        Raises AgentError when the database is away, refuses or does not answer.
         """
+        if not self._switch.is_connected():
+            raise ApplyError("Open vSwitch's database is away")  # without waiting for it
         failed: dict[Key, Exception] = {}
 
         def build(txn: ovs_idl.Transaction, tables: Tables, rows: SwitchRows) -> None:

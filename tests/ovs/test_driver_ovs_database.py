@@ -167,15 +167,24 @@ def test_the_type_of_an_adopted_datapath_counts_only_if_the_configuration_names_
     assert OvsDriver(local, "netdev").observe() == {"bridge/br-int": OvsBridge("br-int", "netdev")}
 
 
-def test_the_database_being_away_is_an_error_and_nothing_is_written_later(ovs, driver, monkeypatch):
-    monkeypatch.setattr("agent.drivers.ovs.COMMIT_SECONDS", 0.3)
+def test_the_database_being_away_is_told_at_once_and_nothing_is_written_later(ovs, local, driver):
     driver.apply(creating(BRIDGE))
     ovs.stop_server()
-    wait_until(lambda: not driver._switch.is_connected())
+    wait_until(lambda: not local.is_connected())
+
+    with pytest.raises(ApplyError, match="is away"):
+        driver.apply(creating(TUNNEL))
+    tries = []
+
+    def stale(_, tables, rows):
+        tries.append(1)
+        tables["Bridge"].rows[rows.bridge("br-int")[0]].setkey("external_ids", "hostplane:network:stale", "9")
 
     with pytest.raises(StoreError, match="no answer within"):
-        driver.apply(creating(TUNNEL))
+        local.transact(stale, timeout=0.3)
+    before = len(tries)
     ovs.start_server()
-    wait_until(driver._switch.is_connected)
+    wait_until(local.is_connected)
     assert driver.apply(creating({"allocation/network/a": "1"})) == {}
-    assert "hp-vxlan" not in ovs.vsctl("list-ports", "br-int")
+    assert len(tries) == before
+    assert driver.observe() == {**BRIDGE, "allocation/network/a": "1"}
