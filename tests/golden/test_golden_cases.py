@@ -72,13 +72,15 @@ def plan_of(snapshot: HostSnapshot) -> Plan:
 
 def as_text(plan: Plan, driver: str, names: dict[str, str]) -> str:
     """Return all items of one driver, sorted, with names in place of random ids."""
-    lines = [
-        f"{key} -> {value}" for group in plan.groups.values() for key, value in group.items.get(driver, {}).items()
-    ]
-    text = "".join(f"{line}\n" for line in sorted(lines, key=_natural))
+    items = [item for group in plan.groups.values() for item in group.items.get(driver, {}).items()]
+    lines = [_renamed(f"{key} -> {value}\n", names) for key, value in items]
+    return "".join(sorted(lines, key=_natural))
+
+
+def _renamed(line: str, names: dict[str, str]) -> str:
     for uuid, name in names.items():
-        text = text.replace(uuid, name)
-    return text
+        line = line.replace(uuid, name)
+    return line
 
 
 def _natural(line: str) -> tuple[int, int, str]:
