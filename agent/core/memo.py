@@ -19,6 +19,8 @@ from agent.core.plan import Group, ObjectId
 T = TypeVar("T")
 Inputs = tuple[object, ...]
 
+_BY_VALUE = frozenset((int, str))
+
 
 class Memo:
     """Results of the last round by key.  Not thread-safe: planning has one thread."""
@@ -56,21 +58,19 @@ class Memo:
         self._kept[key] = entry
         return cast(T, entry[1])
 
-    def section(self, key: Hashable, inputs: Inputs, build: Callable[[Memo], T]) -> T:
-        """Like ``value``, for a part with many groups of its own, kept in a memo of their own.
+    def evolve(self, key: Hashable, inputs: Inputs, build: Callable[[T | None], T]) -> T:
+        """Like ``value``, for collections: *build* gets the last result and takes over what is still right.
 
-        While *inputs* are the same, none of them is even looked at.
+        For thousands of small groups this is cheaper than asking for each; *build*
+        adds those that it had to make to ``rebuilt``.
         """
         entry = self._entries.get(key)
-        part, result = cast("tuple[Memo, T]", entry[1]) if entry is not None else (Memo(), None)
-        if entry is None or not _same(entry[0], inputs):
-            part.begin()
-            result = build(part)
-            part.end()
-            self.rebuilt += part.rebuilt
-            entry = (inputs, (part, result))
+        if entry is None:
+            entry = (inputs, build(None))
+        elif not _same(entry[0], inputs):
+            entry = (inputs, build(cast(T, entry[1])))
         self._kept[key] = entry
-        return cast(T, result)
+        return cast(T, entry[1])
 
 
 def _same(old: Inputs, new: Inputs) -> bool:
@@ -80,6 +80,3 @@ def _same(old: Inputs, new: Inputs) -> bool:
         if before is not now and (before.__class__ not in _BY_VALUE or before != now):
             return False
     return True
-
-
-_BY_VALUE = frozenset((int, str))

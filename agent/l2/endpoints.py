@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 
 from agent.core import openflow
 from agent.core.errors import Actor, Problem
@@ -22,15 +21,31 @@ KNOWN = 100
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Way:
+    """How a host's ports are reached: through the tunnel to *host*, or (None) like everybody outside.
+
+    ``actions`` is one string for all its ports on a network.
+    """
+
+    host: Host | None
+    actions: str = ""
+
+
+LIKE_EVERYBODY_OUTSIDE = Way(None)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Foreign:
-    """What one network has on other hosts; ``hosts`` are (name, tunnel address), sorted."""
+    """What one network has on other hosts; ``hosts`` are (name, tunnel address), sorted.
 
+    ``parts`` hold what each group was made from, for the next round.
+    """
+
+    segment: Segment
+    parts: Mapping[EndpointId, tuple[Endpoint, Host | None, Group]]
     groups: Mapping[ObjectId, Group]
-    hosts: tuple[tuple[str, str], ...] = ()
-    problems: tuple[Problem, ...] = ()
-
-
-NOTHING = Foreign({})
+    hosts: tuple[tuple[str, str], ...]
+    problems: tuple[Problem, ...]
 
 
 def plan_endpoints(
@@ -41,36 +56,61 @@ def plan_endpoints(
     A port that is bound to no host, or whose host no tunnel leads to, is not
     answered for: who asks shall learn that it is not there.
     """
-    if segment.uplink is None:
-        return NOTHING
-    if not segment.network.type.is_tunnel:
-        return _plan_physical(memo, segment, endpoints, own)
-    groups: dict[ObjectId, Group] = {}
-    problems: dict[HostName, Problem] = {}
-    exits: dict[HostName, tuple[Host, str]] = {}
-    for endpoint in endpoints.values():
+    inputs = (segment, endpoints, peers, own)
+    key = ("endpoints", segment.network.id)
+    return memo.evolve(key, inputs, lambda last: _update(memo, segment, endpoints, peers, own, last))
+
+
+def _update(
+    memo: Memo,
+    segment: Segment,
+    endpoints: Mapping[EndpointId, Endpoint],
+    peers: Peers,
+    own: HostName,
+    last: Foreign | None,
+) -> Foreign:
+    ways: dict[HostName, Way | None] = {own: None, HostName(""): None}
+    problems: list[Problem] = []
+    old = last.parts if last is not None and last.segment is segment else {}
+    parts: dict[EndpointId, tuple[Endpoint, Host | None, Group]] = {}
+    for endpoint_id, endpoint in endpoints.items():
         name = endpoint.host
-        if name in ("", own) or name in problems:
+        if name not in ways:
+            ways[name] = _find_way(segment, name, peers, problems)
+        way = ways[name]
+        if way is None:
             continue
-        found = exits.get(name)
-        if found is None:
-            reached = _reach(segment, name, peers)
-            if isinstance(reached, Problem):
-                problems[name] = reached
-                continue
-            found = exits[name] = reached, _exit_actions(segment, reached)
-        host, actions = found
-        group_id = ObjectId(f"endpoint:{endpoint.id}")
-        groups[group_id] = memo.group(
-            group_id,
-            (segment, endpoint, host),
-            partial(_plan_endpoint, segment, endpoint, actions, group_id),
-        )
-    hosts = tuple((name, exits[name][0].tunnel_address or "") for name in sorted(exits))
-    return Foreign(groups, hosts, tuple(problems.values()))
+        part = old.get(endpoint_id)
+        if part is None or part[0] is not endpoint or part[1] is not way.host:
+            part = (endpoint, way.host, _plan_endpoint(segment, endpoint, way))
+            memo.rebuilt += 1
+        parts[endpoint_id] = part
+    groups = {part[2].object_id: part[2] for part in parts.values()}
+    reached = sorted(
+        (str(name), way.host.tunnel_address or "") for name, way in ways.items() if way is not None and way.host
+    )
+    return Foreign(segment, parts, groups, tuple(reached), tuple(problems))
 
 
-def _reach(segment: Segment, name: HostName, peers: Peers) -> Host | Problem:
+def _find_way(segment: Segment, name: HostName, peers: Peers, problems: list[Problem]) -> Way | None:
+    """Return how ports of host *name* are reached; if they are not but should be, add to *problems*."""
+    if segment.uplink is None:
+        return None
+    if not segment.network.type.is_tunnel:
+        return LIKE_EVERYBODY_OUTSIDE
+    host = _find_host(segment, name, peers)
+    if isinstance(host, Problem):
+        problems.append(host)
+        return None
+    actions = (
+        openflow.set_tunnel_id(segment.network.segmentation_id or 0),
+        openflow.set_tunnel_destination(host.tunnel_address or ""),
+        openflow.output(segment.uplink),
+    )
+    return Way(host, ",".join(actions))
+
+
+def _find_host(segment: Segment, name: HostName, peers: Peers) -> Host | Problem:
     """Return the host that a tunnel of the network's encapsulation leads to, or why there is none."""
     host = peers.reachable.get(name)
     kind = segment.network.type
@@ -83,42 +123,17 @@ def _reach(segment: Segment, name: HostName, peers: Peers) -> Host | Problem:
     return host
 
 
-def _exit_actions(segment: Segment, host: Host) -> str:
-    """Return the actions that send to *host*: one string for all its ports on the network."""
-    return ",".join(
-        (
-            openflow.set_tunnel_id(segment.network.segmentation_id or 0),
-            openflow.set_tunnel_destination(host.tunnel_address or ""),
-            openflow.output(segment.uplink or 0),
-        )
-    )
+def _plan_endpoint(segment: Segment, endpoint: Endpoint, way: Way) -> Group:
+    """Plan the answers for a port elsewhere and, on tunnel networks, the way to it.
 
-
-def _plan_endpoint(segment: Segment, endpoint: Endpoint, actions: str, group_id: ObjectId) -> Group:
+    On a physical network everything that is not local leaves by the one way out.
+    """
     flows: dict[str, str] = {}
-    destination = match(reg0=0, metadata=segment.number, dl_dst=endpoint.mac)
-    add(flows, Table.REMOTE, KNOWN, destination, actions)
+    if way.host is not None:
+        destination = match(reg0=0, metadata=segment.number, dl_dst=endpoint.mac)
+        add(flows, Table.REMOTE, KNOWN, destination, way.actions)
     for address in endpoint.addresses:
         neighbors.add_known(flows, segment, endpoint.mac, address)
-    return Group(group_id, {"flows": flows})
-
-
-def _plan_physical(memo: Memo, segment: Segment, endpoints: Mapping[EndpointId, Endpoint], own: HostName) -> Foreign:
-    """Plan the answers only: everything that is not local leaves by the network's one way out."""
-    groups: dict[ObjectId, Group] = {}
-    for endpoint in endpoints.values():
-        if endpoint.host in ("", own) or not endpoint.addresses:
-            continue
-        group_id = ObjectId(f"endpoint:{endpoint.id}")
-        groups[group_id] = memo.group(
-            group_id, (segment, endpoint), partial(_plan_answers, segment, endpoint, group_id)
-        )
-    return Foreign(groups)
-
-
-def _plan_answers(segment: Segment, endpoint: Endpoint, group_id: ObjectId) -> Group:
-    flows: dict[str, str] = {}
-    for address in endpoint.addresses:
-        neighbors.add_known(flows, segment, endpoint.mac, address)
-        neighbors.add_foreign_owner(flows, segment, address)
-    return Group(group_id, {"flows": flows})
+        if way.host is None:
+            neighbors.add_foreign_owner(flows, segment, address)
+    return Group(ObjectId(f"endpoint:{endpoint.id}"), {"flows": flows})

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 
 from agent.core import naming, openflow
 from agent.core.errors import Actor, Problem
@@ -32,8 +31,9 @@ LINK_LOCAL_GROUPS = "01:80:c2:00:00:00/ff:ff:ff:ff:ff:f0"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Peers:
-    """Hosts that tunnels can lead to, and why others cannot be reached."""
+    """Hosts that tunnels can lead to, and why others cannot be reached; ``tunnels`` as in ``plan_peers``."""
 
+    tunnels: Mapping[str, int]
     reachable: Mapping[HostName, Host]
     groups: Mapping[ObjectId, Group]
     problems: Mapping[HostName, Problem]
@@ -105,12 +105,22 @@ def plan_peers(
 
     From a tunnel port only packets whose outer source is a known host's are taken.
     """
+    inputs = (hosts, own, settings, *tunnels, *tunnels.values())
+    return memo.evolve("peers", inputs, lambda last: _update(memo, hosts, own, settings, tunnels, last))
+
+
+def _update(
+    memo: Memo,
+    hosts: Mapping[HostName, Host],
+    own: HostName,
+    settings: LocalSettings,
+    tunnels: Mapping[str, int],
+    last: Peers | None,
+) -> Peers:
     reachable: dict[HostName, Host] = {}
     groups: dict[ObjectId, Group] = {}
     problems: dict[HostName, Problem] = {}
-    taken: dict[str, HostName] = {}
-    if settings.tunnel_address is not None:
-        taken[settings.tunnel_address] = own
+    taken = {settings.tunnel_address: own}
     for name in sorted(hosts):
         host = hosts[name]
         if name == own:
@@ -121,13 +131,16 @@ def plan_peers(
             continue
         taken[address] = name
         reachable[name] = host
-        ofports = [tunnels.get(kind.value) if kind in host.encapsulations else None for kind in NetworkType]
         group_id = ObjectId(f"host:{name}")
-        groups[group_id] = memo.group(group_id, (host, *ofports), partial(_plan_peer, host, tunnels))
-    return Peers(reachable, groups, problems)
+        if last is not None and last.tunnels == tunnels and last.reachable.get(name) is host:
+            groups[group_id] = last.groups[group_id]
+        else:
+            groups[group_id] = _plan_peer(group_id, host, address, tunnels)
+            memo.rebuilt += 1
+    return Peers(dict(tunnels), reachable, groups, problems)
 
 
-def _reachable_address(host: Host, settings: LocalSettings, taken: Mapping[str, HostName]) -> str | Problem:
+def _reachable_address(host: Host, settings: LocalSettings, taken: Mapping[str | None, HostName]) -> str | Problem:
     """Return where a tunnel to *host* leads, or why none can."""
     address = host.tunnel_address
     if address is None:
@@ -141,9 +154,8 @@ def _reachable_address(host: Host, settings: LocalSettings, taken: Mapping[str, 
     return Problem(f"host:{host.name}", "tunnel_address", text, Actor.OPERATOR)
 
 
-def _plan_peer(host: Host, tunnels: Mapping[str, int]) -> Group:
+def _plan_peer(group_id: ObjectId, host: Host, address: str, tunnels: Mapping[str, int]) -> Group:
     flows: dict[str, str] = {}
-    address = host.tunnel_address or ""
     for encapsulation, ofport in tunnels.items():
         if NetworkType(encapsulation) not in host.encapsulations:
             continue
@@ -152,4 +164,4 @@ def _plan_peer(host: Host, tunnels: Mapping[str, int]) -> Group:
         else:
             text = match(tun_src=address, in_port=ofport)
         add(flows, Table.CLASSIFY, ENTRY, text, TO_TUNNEL_IN)
-    return Group(ObjectId(f"host:{host.name}"), {"flows": flows})
+    return Group(group_id, {"flows": flows})

@@ -89,10 +89,7 @@ class _Planning:
             if ofport > 0:
                 tunnels[kind.value] = ofport
         snapshot, local = self._snapshot, self._local
-        inputs = (snapshot.hosts, snapshot.host, local, *tunnels, *tunnels.values())
-        peers = self._memo.section(
-            "peers", inputs, lambda part: hosts.plan_peers(part, snapshot.hosts, snapshot.host, local, tunnels)
-        )
+        peers = hosts.plan_peers(self._memo, snapshot.hosts, snapshot.host, local, tunnels)
         self._groups.update(peers.groups)
         return peers
 
@@ -169,11 +166,7 @@ class _Planning:
         network_id = segment.network.id
         known = self._snapshot.endpoints.get(network_id, {})
         own = self._snapshot.host
-        foreign = self._memo.section(
-            ("endpoints", network_id),
-            (segment, known, peers, own),
-            lambda part: endpoints.plan_endpoints(part, segment, known, peers, own),
-        )
+        foreign = endpoints.plan_endpoints(self._memo, segment, known, peers, own)
         self._groups.update(foreign.groups)
         self._problems += foreign.problems
         self._plan_chunks(segment, members.ofports)
