@@ -176,6 +176,10 @@ class Pages:
             ("POST", "/log-level"): self._log_level,
         }
 
+    def paths(self) -> frozenset[tuple[str, str]]:
+        """Return (method, path) of everything that there is."""
+        return frozenset(self._routes)
+
     def answer(self, request: Request) -> Response:
         """Answer on the status socket."""
         route = self._routes.get((request.method, request.path))
