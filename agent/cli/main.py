@@ -17,7 +17,7 @@ import contextlib
 import importlib
 import os
 import sys
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from agent import __version__
 from agent.cli.options import Run, add_common
@@ -113,13 +113,15 @@ def _run(arguments: list[str]) -> int:
 
 
 def _parser(prog: str, description: str) -> argparse.ArgumentParser:
-    # Abbreviated options would make every later option a possible break of somebody's script.
-    return argparse.ArgumentParser(
-        prog=prog,
-        description=description,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    return _Parser(prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser, and of the same class those of its verbs, that takes options in full only."""
+
+    def __init__(self, **settings: Any) -> None:
+        # Abbreviated options would make every later option a possible break of somebody's script.
+        super().__init__(**{**settings, "allow_abbrev": False})
 
 
 if __name__ == "__main__":

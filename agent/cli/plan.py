@@ -62,7 +62,7 @@ def _chosen(changes: Answer, driver: str | None, owner: str | None) -> dict[str,
 def _lines(answer: Answer) -> Iterator[str]:
     changes = part(answer, "changes")
     totals = {kind: sum(len(part(part(changes, name), kind)) for name in changes) for kind in _SIGNS}
-    stale = " (from the last snapshot on disk, the store is away)" if flag(answer, "stale") else ""
+    stale = " (from a snapshot saved on disk)" if flag(answer, "stale") else ""
     yield (
         f"revision {count(answer, 'revision')}{stale}: {totals['create']} items to create, "
         f"{totals['update']} to change, {totals['delete']} to delete"

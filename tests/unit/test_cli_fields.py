@@ -14,6 +14,8 @@ from agent.cli.field_options import add_field_options, given_fields
 from agent.cli.fields import NETWORK, NOUNS, PORT, SUBNET
 from agent.store.document import Document, FixedIpRequest, given
 
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
 
 @pytest.mark.parametrize("noun", NOUNS.values(), ids=lambda noun: noun.name)
 def test_every_field_of_the_writer_is_offered_and_no_other(noun) -> None:
@@ -81,6 +83,6 @@ def test_nonsense_is_wrong_usage(words: list[str]) -> None:
         parsed(PORT, *words)
 
 
-@pytest.mark.parametrize("example", sorted(Path("examples").glob("*.yaml")), ids=lambda path: path.name)
+@pytest.mark.parametrize("example", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.name)
 def test_examples_are_valid(example: Path) -> None:
     assert read_document(str(example)).ports
