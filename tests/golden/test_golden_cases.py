@@ -7,12 +7,14 @@ difference before it is committed.
 
 from __future__ import annotations
 
+import json
 import threading
 from pathlib import Path
 
 import pytest
 
 from agent.cli.yaml_file import parse_file
+from agent.core import codec
 from agent.core.allocations import Claim
 from agent.core.memo import Memo
 from agent.core.model import HostName, HostSnapshot, PluggedInterface, SwitchView
@@ -60,27 +62,26 @@ def snapshot_of(case: Path, folder: Path) -> HostSnapshot:
             reader.thread.stop()
 
 
+def named(snapshot: HostSnapshot) -> HostSnapshot:
+    """Return *snapshot* with names in place of the random ids, by which things are ordered."""
+    text = json.dumps(codec.difference(HostSnapshot(HOST), snapshot))
+    for noun in (*snapshot.ports.values(), *snapshot.networks.values()):
+        text = text.replace(noun.id, noun.name)
+    return codec.apply(HostSnapshot(HOST), json.loads(text))
+
+
 def plan_of(snapshot: HostSnapshot) -> Plan:
-    """Plan with numbers and OpenFlow ports in the order of names: ids are random."""
-    ports = sorted(snapshot.ports.values(), key=lambda port: port.name)
-    networks = sorted(snapshot.networks.values(), key=lambda network: network.name)
-    interfaces = {port.id: PluggedInterface(f"tap-{port.name}", port.id, n) for n, port in enumerate(ports, 1)}
-    numbers = {Claim("network", network.id): n for n, network in enumerate(networks, 1)}
+    """Plan with numbers and OpenFlow ports in the order of names."""
+    interfaces = {port: PluggedInterface(f"tap-{port}", port, n) for n, port in enumerate(sorted(snapshot.ports), 1)}
+    numbers = {Claim("network", network): n for n, network in enumerate(sorted(snapshot.networks), 1)}
     switch = SwitchView(True, frozenset({"br-int", *MAPPINGS.values()}), interfaces, OFPORTS)
     return build_plan(snapshot, numbers, switch, Memo(), LocalSettings(underlay(1), BOTH, MAPPINGS, "netdev"))
 
 
-def as_text(plan: Plan, driver: str, names: dict[str, str]) -> str:
-    """Return all items of one driver, sorted, with names in place of random ids."""
+def as_text(plan: Plan, driver: str) -> str:
+    """Return all items of one driver, sorted."""
     items = [item for group in plan.groups.values() for item in group.items.get(driver, {}).items()]
-    lines = [_renamed(f"{key} -> {value}\n", names) for key, value in items]
-    return "".join(sorted(lines, key=_natural))
-
-
-def _renamed(line: str, names: dict[str, str]) -> str:
-    for uuid, name in names.items():
-        line = line.replace(uuid, name)
-    return line
+    return "".join(sorted((f"{key} -> {value}\n" for key, value in items), key=_natural))
 
 
 def _natural(line: str) -> tuple[int, int, str]:
@@ -93,13 +94,11 @@ def _natural(line: str) -> tuple[int, int, str]:
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_the_plan_of_a_file(case, tmp_path, update_golden):
-    snapshot = snapshot_of(case, tmp_path)
-    plan = plan_of(snapshot)
+    plan = plan_of(named(snapshot_of(case, tmp_path)))
     assert plan.problems == ()
-    names = {str(noun.id): noun.name for noun in (*snapshot.ports.values(), *snapshot.networks.values())}
     for driver in ("ovs", "flows"):
         expected = case / "expected" / f"{driver}.txt"
-        text = as_text(plan, driver, names)
+        text = as_text(plan, driver)
         if update_golden:
             expected.parent.mkdir(exist_ok=True)
             expected.write_text(text)
