@@ -37,9 +37,16 @@ class _Call(command.BaseCommand, Generic[R]):
         self._build = build
         self._attempt = attempt
         self._rng = rng
+        self._given_up = False
+
+    def give_up(self) -> None:
+        """Do not build again: nobody waits for the answer any more."""
+        self._given_up = True
 
     def run_idl(self, txn: ovs_idl.Transaction) -> None:
         """See ``ovsdbapp.api.Command``."""
+        if self._given_up:
+            raise StoreError("nobody waits for this write any more")
         session = Session(self.api.tables, txn, self._attempt, self._rng)
         value = self._build(session)
         session.finish()
@@ -78,6 +85,9 @@ def write(api: StoreBackend, address: str, build: Build[R], rng: random.Random) 
             with api.create_transaction(check_error=True, log_errors=False) as transaction:
                 transaction.add(call)
         except exceptions.TimeoutException:
+            # What waits for the connection must not be written when it is back; what was
+            # sent already may have been.
+            call.give_up()
             raise StoreError(f"store {address}: no answer in time; whether it wrote is unknown") from None
         except RuntimeError as err:  # how ovsdbapp hands on what the server said
             refusal = parse_refusal(str(err))

@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Waiting for hosts: who is concerned by a write, and what is said of ports that failed and hosts that are silent."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from agent.core.errors import StoreError
+from agent.store.document import HostFields, NetworkFields, PortFields
+from agent.store.records import PortFailure
+from agent.store.writer import Writer
+from tests.servers import StoreServer
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[StoreServer]:
+    with StoreServer(tmp_path) as server:
+        yield server
+
+
+@pytest.fixture
+def writer(server: StoreServer) -> Iterator[Writer]:
+    with Writer.connect([server.address]) as writer:
+        writer.create_network("blue", NetworkFields(type="vxlan"))
+        writer.create_network("red", NetworkFields(type="vxlan"))
+        for name, network, host in (("vm1", "blue", "host1"), ("vm2", "blue", "host2"), ("vm3", "red", "host3")):
+            writer.create_port(name, PortFields(network=network, host=host))
+        yield writer
+
+
+class FakeAgent:
+    """What an agent writes about itself and its ports."""
+
+    def __init__(self, server: StoreServer, writer: Writer, host: str) -> None:
+        self._address = server.address
+        self._generation = writer.revision()[0]
+        self._host = host
+
+    def applied(self, revision: int, generation: str | None = None) -> None:
+        row = {
+            "host": self._host,
+            "version": "1",
+            "generation": ["uuid", generation or self._generation],
+            "applied_revision": revision,
+            "heartbeat": 1,
+        }
+        self._replace("Host_Status", [["host", "==", self._host]], row)
+
+    def port(self, port_id: str, up: bool, reason: str = "") -> None:
+        row = {"port": port_id, "host": self._host, "up": up, "reason": reason, "since": 1}
+        self._replace("Port_Status", [["port", "==", port_id], ["host", "==", self._host]], row)
+
+    def _replace(self, table: str, where: list[list[str]], row: dict[str, object]) -> None:
+        operations = [
+            "Hostplane",
+            {"op": "delete", "table": table, "where": where},
+            {"op": "insert", "table": table, "row": row},
+        ]
+        argv = ["ovsdb-client", "transact", self._address, json.dumps(operations)]
+        answer = subprocess.run(argv, check=True, capture_output=True, text=True).stdout
+        assert "error" not in answer, answer
+
+
+@pytest.fixture
+def agent(server: StoreServer, writer: Writer) -> Callable[[str], FakeAgent]:
+    return lambda host: FakeAgent(server, writer, host)
+
+
+def test_hosts_with_ports_on_the_network_are_concerned_and_no_others(
+    writer: Writer, agent: Callable[[str], FakeAgent]
+) -> None:
+    written = writer.create_port("vm4", PortFields(network="blue", host="host4"))
+    for host in ("host1", "host2", "host4"):
+        agent(host).applied(written.revision)
+    applied = writer.wait_applied(written, timeout=5)
+    assert (applied.hosts, applied.missing, applied.exit_status) == (("host1", "host2", "host4"), (), 0)
+
+
+def test_both_hosts_of_a_move_are_concerned(writer: Writer) -> None:
+    written = writer.set_port("vm1", PortFields(host="host9"))
+    assert writer.wait_applied(written, timeout=0).missing == ("host1", "host2", "host9")
+    written = writer.delete_port("vm1")
+    assert writer.wait_applied(written, timeout=0).missing == ("host2", "host9")
+
+
+def test_a_changed_tunnel_address_concerns_all_that_send_to_it(writer: Writer) -> None:
+    writer.create_host("host1", HostFields(tunnel_address="192.0.2.1"))
+    written = writer.set_host("host1", HostFields(tunnel_address="192.0.2.2"))
+    assert writer.wait_applied(written, timeout=0).missing == ("host1", "host2")
+
+
+def test_the_wait_ends_when_the_last_host_reports(writer: Writer, agent: Callable[[str], FakeAgent]) -> None:
+    written = writer.set_network("blue", NetworkFields(mtu=1400))
+    first, second = agent("host1"), agent("host2")
+    first.applied(written.revision - 1)
+    second.applied(written.revision + 5)  # later is fine
+    report = threading.Timer(0.2, first.applied, [written.revision])
+    report.start()
+    started = time.monotonic()
+    assert writer.wait_applied(written, timeout=30).exit_status == 0
+    assert time.monotonic() - started < 20
+    report.join()
+
+
+def test_hosts_that_do_not_answer_are_named(writer: Writer, agent: Callable[[str], FakeAgent]) -> None:
+    written = writer.set_network("blue", NetworkFields(mtu=1400))
+    agent("host1").applied(written.revision)
+    agent("host2").applied(written.revision - 1)
+    applied = writer.wait_applied(written, timeout=0.1)
+    assert (applied.missing, applied.exit_status) == (("host2",), 4)
+
+
+def test_a_report_from_another_generation_does_not_count(writer: Writer, agent: Callable[[str], FakeAgent]) -> None:
+    written = writer.set_network("red", NetworkFields(mtu=1400))
+    agent("host3").applied(written.revision, generation=str(uuid.uuid4()))
+    assert writer.wait_applied(written, timeout=0.2).missing == ("host3",)
+
+
+def test_ports_that_failed_are_named_with_the_reason(writer: Writer, agent: Callable[[str], FakeAgent]) -> None:
+    written = writer.set_network("blue", NetworkFields(mtu=1400))
+    one, two = agent("host1"), agent("host2")
+    vm1, vm2 = writer.get_port("vm1"), writer.get_port("vm2")
+    one.port(vm1.id, up=False, reason="no such bridge")
+    two.port(vm2.id, up=True)
+    two.port(vm1.id, up=True)  # of a host where the port is not: does not count
+    one.applied(written.revision)
+    two.applied(written.revision)
+    applied = writer.wait_applied(written, timeout=5)
+    assert applied.failures == (PortFailure(vm1.id, "vm1", "host1", "no such bridge"),)
+    assert applied.exit_status == 3
+    shown = writer.get_port("vm1")
+    assert (shown.up, shown.reason, shown.since) == (False, "no such bridge", 1)
+
+
+def test_a_port_that_is_to_be_down_has_not_failed(writer: Writer, agent: Callable[[str], FakeAgent]) -> None:
+    one, two = agent("host1"), agent("host2")
+    one.port(writer.get_port("vm1").id, up=False, reason="admin state is down")
+    written = writer.set_port("vm1", PortFields(admin_state_up=False))
+    one.applied(written.revision)
+    two.applied(written.revision)
+    assert writer.wait_applied(written, timeout=5).exit_status == 0
+
+
+def test_a_status_of_the_old_host_is_not_shown_after_a_move(writer: Writer, agent: Callable[[str], FakeAgent]) -> None:
+    agent("host1").port(writer.get_port("vm1").id, up=True)
+    writer.set_port("vm1", PortFields(host="host2"))
+    assert writer.get_port("vm1").up is None
+
+
+def test_hosts_show_how_far_they_are(writer: Writer, agent: Callable[[str], FakeAgent]) -> None:
+    writer.create_host("host1", HostFields())
+    agent("host1").applied(3)
+    agent("host7").applied(4)
+    assert writer.wait_revision(4, ["host7"], timeout=5).missing == ()
+    assert [(host.name, bool(host.id), host.applied_revision) for host in writer.list_hosts()] == [
+        ("host1", True, 3),
+        ("host7", False, 4),
+    ]
+    assert writer.get_host("host7").version == "1"
+
+
+def test_deleting_a_host_takes_its_reports_along(writer: Writer, agent: Callable[[str], FakeAgent]) -> None:
+    writer.create_host("host7", HostFields())
+    host = agent("host7")
+    host.port(writer.get_port("vm1").id, up=False)
+    host.applied(3)
+    assert writer.wait_revision(3, ["host7"], timeout=5).missing == ()
+    writer.delete_host("host7")
+    assert writer.list_hosts() == []
+    assert writer.read(lambda view: view.rows("Port_Status")) == []
+
+
+def test_a_store_that_goes_away_is_an_error_in_time(server: StoreServer) -> None:
+    with Writer.connect([server.address], timeout=1) as writer:
+        server.stop()
+        started = time.monotonic()
+        with pytest.raises(StoreError, match=r"store unix:.*: no answer in time"):
+            writer.create_network("given up", NetworkFields(type="local"))
+        assert time.monotonic() - started < 8
+        server.start()
+        deadline = time.monotonic() + 20
+        while True:  # the connection comes back by itself
+            try:
+                writer.create_network("again", NetworkFields(type="local"))
+                break
+            except StoreError:
+                assert time.monotonic() < deadline
+        assert [network.name for network in writer.list_networks()] == ["again"]
