@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a process uses, read from /proc."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+_KIB = 1024
+_CPU_FIELDS = slice(11, 15)  # /proc/PID/stat utime, stime, cutime, cstime, counted from the state
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes: resident, proportional share of what is resident, and the highest that resident ever was."""
+
+    rss: int
+    pss: int
+    peak: int
+
+
+def memory(pid: int) -> Memory:
+    """Return the memory of a process."""
+    rollup = _kibibytes(Path(f"/proc/{pid}/smaps_rollup"))
+    return Memory(rollup["Rss"], rollup["Pss"], _kibibytes(Path(f"/proc/{pid}/status"))["VmHWM"])
+
+
+def cpu_seconds(pid: int) -> float:
+    """Return the CPU time of a process and of those of its children that have ended, in seconds."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return sum(map(int, fields[_CPU_FIELDS])) / os.sysconf("SC_CLK_TCK")
+
+
+def _kibibytes(path: Path) -> dict[str, int]:
+    """Return the lines ``Name:   123 kB`` of *path* in bytes."""
+    values = {}
+    for line in path.read_text().splitlines():
+        words = line.split()
+        if len(words) == 3 and words[2] == "kB":
+            values[words[0].rstrip(":")] = int(words[1]) * _KIB
+    return values
