@@ -100,7 +100,7 @@ class PortRecord(_Record):
     external_ids: Mapping[str, str] = field(default_factory=dict)
     up: bool | None = None
     reason: str = ""
-    since: int | None = None
+    since: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +119,7 @@ class HostRecord(_Record):
     external_ids: Mapping[str, str] = field(default_factory=dict)
     version: str = ""
     applied_revision: int | None = None
-    heartbeat: int | None = None
+    heartbeat: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,7 +69,7 @@ def port_record(view: View, row: Row) -> PortRecord:
         external_ids=dict(row.external_ids),
         up=None if status is None else status.up,
         reason="" if status is None else status.reason,
-        since=None if status is None else status.since,
+        since=None if status is None else status.since / 1000,
     )
 
 
@@ -85,7 +85,7 @@ def host_record(view: View, row: Row) -> HostRecord:
         external_ids=dict(row.external_ids),
         version="" if status is None else status.version,
         applied_revision=None if status is None else status.applied_revision,
-        heartbeat=None if status is None else status.heartbeat,
+        heartbeat=None if status is None else status.heartbeat / 1000,
     )
 
 
@@ -99,7 +99,7 @@ def unannounced_host_record(status: Row) -> HostRecord:
         bridge_mappings={},
         version=status.version,
         applied_revision=status.applied_revision,
-        heartbeat=status.heartbeat,
+        heartbeat=status.heartbeat / 1000,
     )
 
 

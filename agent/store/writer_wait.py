@@ -17,6 +17,8 @@ from agent.store.writer_session import Row, View, label
 from agent.store.writer_transaction import read
 
 DEFAULT_TIMEOUT = 30.0  # seconds
+# How the reason begins that an agent gives for a port whose instance is not there (yet).
+NOT_PLUGGED = "not plugged in"
 
 
 def concerned_hosts(view: View, written: Written[object]) -> frozenset[str]:
@@ -77,6 +79,7 @@ def _failures(view: View, ports: Collection[str], hosts: Collection[str]) -> lis
         if port is None or port.host not in hosts or not (port.admin_state_up and port.network.admin_state_up):
             continue
         status = view.port_status(port_id, port.host)
-        if status is not None and not status.up:
+        # Nor has one whose instance has not been started: the host did all that there was to do.
+        if status is not None and not status.up and not status.reason.startswith(NOT_PLUGGED):
             failures.append(PortFailure(port_id, label(port), port.host, status.reason))
     return sorted(failures, key=lambda failure: failure.name)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import threading
@@ -14,6 +15,8 @@ from pathlib import Path
 import pytest
 
 from agent.core.errors import StoreError
+from agent.core.model import HostName, HostSnapshot, Network, NetworkId, NetworkType, Port, PortId, SwitchView
+from agent.port_states import PortFacts, port_states
 from agent.store.document import HostFields, NetworkFields, PortFields
 from agent.store.records import PortFailure
 from agent.store.writer import Writer
@@ -55,7 +58,7 @@ class FakeAgent:
         self._replace("Host_Status", [["host", "==", self._host]], row)
 
     def port(self, port_id: str, up: bool, reason: str = "") -> None:
-        row = {"port": port_id, "host": self._host, "up": up, "reason": reason, "since": 1}
+        row = {"port": port_id, "host": self._host, "up": up, "reason": reason, "since": 1500}
         self._replace("Port_Status", [["port", "==", port_id], ["host", "==", self._host]], row)
 
     def _replace(self, table: str, where: list[list[str]], row: dict[str, object]) -> None:
@@ -137,7 +140,7 @@ def test_ports_that_failed_are_named_with_the_reason(writer: Writer, agent: Call
     assert applied.failures == (PortFailure(vm1.id, "vm1", "host1", "no such bridge"),)
     assert applied.exit_status == 3
     shown = writer.get_port("vm1")
-    assert (shown.up, shown.reason, shown.since) == (False, "no such bridge", 1)
+    assert (shown.up, shown.reason, shown.since) == (False, "no such bridge", 1.5)
 
 
 def test_a_port_that_is_to_be_down_has_not_failed(writer: Writer, agent: Callable[[str], FakeAgent]) -> None:
@@ -147,6 +150,23 @@ def test_a_port_that_is_to_be_down_has_not_failed(writer: Writer, agent: Callabl
     one.applied(written.revision)
     two.applied(written.revision)
     assert writer.wait_applied(written, timeout=5).exit_status == 0
+
+
+def test_a_port_whose_instance_is_not_there_has_not_failed(writer: Writer, agent: Callable[[str], FakeAgent]) -> None:
+    facts = PortFacts(
+        HostSnapshot(
+            HostName("host3"),
+            networks={NetworkId("n"): Network(NetworkId("n"), "n", NetworkType.VXLAN, 1, None, 1450)},
+            ports={PortId("p"): Port(PortId("p"), "p", NetworkId("n"), "fa:16:3e:00:00:01", ())},
+        ),
+        SwitchView(connected=True),
+    )
+    reason = port_states(facts, {}, now=0)[PortId("p")].reason
+    written = writer.set_network("red", NetworkFields(mtu=1400))
+    agent("host3").port(writer.get_port("vm3").id, up=False, reason=reason)
+    agent("host3").applied(written.revision)
+    assert writer.wait_applied(written, timeout=5).exit_status == 0
+    assert not writer.get_port("vm3").up
 
 
 def test_a_status_of_the_old_host_is_not_shown_after_a_move(writer: Writer, agent: Callable[[str], FakeAgent]) -> None:
@@ -187,10 +207,10 @@ def test_a_store_that_goes_away_is_an_error_in_time(server: StoreServer) -> None
         assert time.monotonic() - started < 8
         server.start()
         deadline = time.monotonic() + 20
-        while True:  # the connection comes back by itself
+        for number in itertools.count():  # the connection comes back by itself
             try:
-                writer.create_network("again", NetworkFields(type="local"))
+                writer.create_network(f"again {number}", NetworkFields(type="local"))
                 break
             except StoreError:
                 assert time.monotonic() < deadline
-        assert [network.name for network in writer.list_networks()] == ["again"]
+        assert "given up" not in {network.name for network in writer.list_networks()}
