@@ -249,6 +249,8 @@ class Daemon:
         parts = self._parts
         if not report.unfinished and not parts.reconciler.unusable() and not snapshot.stale:
             self._planning.settled()
+        if report.resync and "flows" not in parts.reconciler.unusable() and parts.switch.is_waiting_for_flows():
+            parts.switch.release_restore_wait()  # the flows of the switch that waits have been read and written
         before = self._ports if self._ports is not None else self._stored_ports(snapshot)
         now = time.time()
         self._ports = port_states(self._facts(report, snapshot, view), before, now)
@@ -314,8 +316,8 @@ class Daemon:
                 gc.freeze()  # what the first pass made stays: later collections need not look at it
                 self.on_converged()
         self._state = state
-        self._log.fact("store", "connected" if self._parts.reader.connected() else "away")
-        self._log.fact("switch", "connected" if self._parts.switch.is_connected() else "away")
+        for name, there in (("store", self._parts.reader.connected()), ("switch", self._parts.switch.is_connected())):
+            self._log.fact(name, "connected" if there else "away", good=there)
 
     # Parts of a pass.
 

@@ -27,7 +27,16 @@ from ovs.db import idl as ovs_idl
 from agent.core import naming
 from agent.core.errors import Actor, Problem
 from agent.core.model import PluggedInterface, PortId, SwitchView
-from agent.drivers.switch_rows import FREEZERS, AnyRow, InterfaceRow, SwitchRows, schema_helper
+from agent.drivers.switch_rows import (
+    FREEZERS,
+    RESTORE_WAIT,
+    RESTORE_WAIT_MARK,
+    AnyRow,
+    InterfaceRow,
+    SwitchRows,
+    restore_wait_is_ours,
+    schema_helper,
+)
 from agent.ovsdb import PROBE_INTERVAL_MS, IdlThread
 
 OVERLAY_SECONDS = 10.0  # after that long the database is right
@@ -72,6 +81,7 @@ class LocalSwitch:
         self._on_view = on_view
         self._monotonic = monotonic
         self._thread = IdlThread("switch", self._idl, self._refresh)
+        self._waits = False
         self._frozen: dict[str, dict[UUID, AnyRow]] = {name: {} for name in FREEZERS}  # the IDL's thread only
         self._lock = threading.Lock()  # guards everything below
         self._rows = SwitchRows()
@@ -111,6 +121,25 @@ class LocalSwitch:
         """
         self._thread.transact(lambda txn: build(txn, self._idl.tables, self._rows), timeout)
 
+    def is_waiting_for_flows(self) -> bool:
+        """Tell whether the switch forwards nothing until ``release_restore_wait`` is called."""
+        return self._waits
+
+    def release_restore_wait(self) -> None:
+        """Let the switch forward again after its flows are in; only if it waits because of us.  Does not wait.
+
+        An outcome that stays unknown is no harm: it is asked again after the next pass,
+        and the drop-in releases by itself after 10 s.
+        """
+
+        def build(_: ovs_idl.Transaction) -> None:
+            for row in self._idl.tables["Open_vSwitch"].rows.values():
+                if restore_wait_is_ours(row):
+                    row.delkey("other_config", RESTORE_WAIT)
+                    row.delkey("external_ids", RESTORE_WAIT_MARK)
+
+        self._thread.submit(build)
+
     def overlay_ofports(self, numbers: Mapping[str, int]) -> None:
         """Use *numbers* (interface name -> OpenFlow port number) until the database says them too.
 
@@ -137,6 +166,7 @@ class LocalSwitch:
                     frozen.pop(uuid, None)
             if len(frozen) != len(live):  # a reconnected replica is emptied without a report
                 self._frozen[name] = {uuid: row for uuid, row in frozen.items() if uuid in live}
+        self._waits = any(restore_wait_is_ours(row) for row in self._idl.tables["Open_vSwitch"].rows.values())
         rows = SwitchRows(*(dict(self._frozen[name]) for name in ("Bridge", "Port", "Interface")))  # type: ignore[arg-type]
         with self._lock:
             self._rows = rows

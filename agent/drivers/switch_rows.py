@@ -18,6 +18,7 @@ from ovs.db import idl as ovs_idl
 from agent.core import naming
 
 IFACE_ID = "iface-id"
+RESTORE_WAIT, RESTORE_WAIT_MARK = "flow-restore-wait", "hostplane-flow-restore-wait"
 
 _STRING = {"type": "string"}
 _MAP = {"type": {"key": "string", "value": "string", "min": 0, "max": "unlimited"}}
@@ -34,7 +35,10 @@ SCHEMA: Mapping[str, object] = {
     "name": "Open_vSwitch",
     "version": "8.0.0",
     "tables": {
-        "Open_vSwitch": {"isRoot": True, "columns": {"bridges": _references("Bridge", 0)}},
+        "Open_vSwitch": {
+            "isRoot": True,
+            "columns": {"bridges": _references("Bridge", 0), "other_config": _MAP, "external_ids": _MAP},
+        },
         "Bridge": {
             "columns": {
                 "name": _STRING,
@@ -121,6 +125,14 @@ class SwitchRows:
                 interface = self.interfaces.get(uuid)
                 if interface is not None:
                     yield uuid, interface
+
+
+def restore_wait_is_ours(row: Any) -> bool:
+    """Tell whether the switch waits with forwarding for flows (``flow-restore-wait``), and because of us.
+
+    The drop-in for ``ovs-vswitchd.service`` sets it with this mark before a start.
+    """
+    return RESTORE_WAIT in _map(row._data["other_config"]) and RESTORE_WAIT_MARK in _map(row._data["external_ids"])
 
 
 def schema_helper() -> ovs_idl.SchemaHelper:

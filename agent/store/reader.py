@@ -130,6 +130,8 @@ class SnapshotReader:
         connected = self.thread.is_connected()
         published = self._conditions.in_force(needed) and self._publish(needed)
         if published or connected != self._connected:
+            if self._snapshot.in_sync:
+                self.last_sync_at = time.time()  # until now it was; while connected it still is
             self._connected = connected
             self._on_snapshot()
 
@@ -199,7 +201,6 @@ class SnapshotReader:
         changed, self._changed = self._changed, set()
         if last.in_sync and not changed and (generation, revision) == (last.generation, last.revision):
             return False
-        self.last_sync_at = time.time()
         self._unpublished.clear()
         self._snapshot = HostSnapshot(
             host=self._host,
