@@ -22,7 +22,7 @@ from scapy.layers.l2 import ARP, Dot1AD, Dot1Q, Ether
 from agent._fastpath import Fragment, Layer, PacketBatch, Parsed, Result, parse, reference
 from tests.property.fastpath_frames import frames, well_formed
 
-MANY = settings(max_examples=3 * settings().max_examples)
+MANY = settings(max_examples=2 * settings().max_examples)
 
 
 @MANY
@@ -50,12 +50,12 @@ def test_a_prefix_is_truncated_or_tells_the_same(frame: bytes, data: st.DataObje
         assert part == whole
 
 
-@given(st.lists(frames, max_size=20), st.data())
+@given(st.lists(frames, max_size=4), st.data())
 def test_a_batch_tells_what_single_calls_tell(many: list[bytes], data: st.DataObject) -> None:
     gap = data.draw(st.integers(0, 5))
     offsets = itertools.accumulate((len(frame) + gap for frame in many), initial=0)
     spans = array("I", [number for pair in zip(offsets, map(len, many), strict=False) for number in pair])
-    batch = PacketBatch(20)
+    batch = PacketBatch(4)
     assert batch.parse(b"".join(frame + bytes(gap) for frame in many), spans) == len(many)
     assert list(batch) == [parse(frame) for frame in many]
     assert batch.results == bytes(parse(frame).result for frame in many)
