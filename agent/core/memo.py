@@ -77,6 +77,7 @@ def _same(old: Inputs, new: Inputs) -> bool:
     if len(old) != len(new):
         return False
     for before, now in zip(old, new, strict=True):
-        if before is not now and (before.__class__ not in _BY_VALUE or before != now):
+        same_kind = before.__class__ is now.__class__ and before.__class__ in _BY_VALUE
+        if before is not now and not (same_kind and before == now):
             return False
     return True

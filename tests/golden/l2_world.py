@@ -28,12 +28,12 @@ from agent.core.model import (
     SubnetId,
     SwitchView,
 )
-from agent.core.plan import Group, ObjectId
+from agent.core.plan import Group
 from agent.l2.planner import plan_l2, wanted_claims
 from agent.l2.settings import LocalSettings
 
 BOTH = frozenset({NetworkType.VXLAN, NetworkType.GENEVE})
-OFPORTS = {"hp-vxlan": 100, "hp-geneve": 101, "hp-i-physnet1": 102}
+OFPORTS = {"hp-vxlan": 1001, "hp-geneve": 1002, "hp-i-physnet1": 1003}
 
 
 def underlay(number: int) -> str:
@@ -132,16 +132,16 @@ class World:
         """Return the switch's side."""
         return SwitchView(True, frozenset(self.bridges), dict(self.interfaces), dict(self.ofports))
 
-    def groups(self, memo: Memo | None = None) -> tuple[dict[ObjectId, Group], list[Problem]]:
+    def groups(self, memo: Memo | None = None) -> tuple[dict[str, Group], list[Problem]]:
         """Plan it all."""
         memo = memo or Memo()
         snapshot = self.snapshot()
         self.allocations, problems = allocate(self.allocations, wanted_claims(snapshot))
         assert not problems
         memo.begin()
-        planned = plan_l2(snapshot, self.allocations, self.switch(), memo, self.settings)
+        groups, problems = plan_l2(snapshot, self.allocations, self.switch(), memo, self.settings)
         memo.end()
-        return planned
+        return {str(object_id): group for object_id, group in groups.items()}, problems
 
     def flows(self) -> dict[str, str]:
         """Return all flows; no two groups may have the same."""
@@ -152,7 +152,7 @@ class World:
         return self.groups()[1]
 
 
-def all_flows(groups: dict[ObjectId, Group]) -> dict[str, str]:
+def all_flows(groups: dict[str, Group]) -> dict[str, str]:
     """Return the flows of all groups together; no two groups may have the same."""
     flows: dict[str, str] = {}
     for group in groups.values():

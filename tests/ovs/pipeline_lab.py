@@ -13,19 +13,21 @@ from scapy.packet import Packet
 from agent.core.openflow import OPENFLOW_VERSION
 from agent.drivers.flow_text import parse_dump
 from tests.fakes.openvswitch import OpenVSwitch, wait_until
-from tests.golden.l2_world import World, underlay
+from tests.golden.l2_world import OFPORTS, World, underlay
 
+GATEWAY = underlay(0xFFFE)
 UNDERLAY = "uplink1"  # what leads out of br-phy
-TUNNELS = {100: "vxlan", 101: "geneve"}
+TUNNELS = {OFPORTS["hp-vxlan"]: "vxlan", OFPORTS["hp-geneve"]: "geneve"}
+PATCH = f"in_port={OFPORTS['hp-i-physnet1']}"  # from br-phy, but past its own NORMAL
 _CLONE = re.compile(r"clone\((.*)\)")
 _PUSH = re.compile(r"tnl_push\(.*\bipv4\(src=[\d.]+,dst=([\d.]+),.*\b(vxlan|geneve)\(.*\bvni=(0x[0-9a-f]+)")
 
 
 @contextmanager
-def running_switch(folder: Path, ports: int, peers: int = 2) -> Iterator[OpenVSwitch]:
+def running_switch(folder: Path, ports: int, peers: int = 2, *, dummy_tunnels: bool = False) -> Iterator[OpenVSwitch]:
     """Run a switch with br-int (taps 1..*ports*, both tunnels, patch to br-phy) and br-phy."""
-    # Not "override": that would make dummies of the tunnel ports, too.
-    switch = OpenVSwitch(folder, ("--enable-dummy",))
+    # "override" makes dummies of tunnel ports, too: nothing is encapsulated, copies are only counted.
+    switch = OpenVSwitch(folder, ("--enable-dummy=override" if dummy_tunnels else "--enable-dummy",))
     switch.start()
     try:
         words = [*_bridge("br-int"), *_bridge("br-phy")]
@@ -35,16 +37,17 @@ def running_switch(folder: Path, ports: int, peers: int = 2) -> Iterator[OpenVSw
             # Without local_ip: without privileges there is no kernel route that says that the address is local.
             options = ("options:key=flow", "options:remote_ip=flow")
             words += _port("br-int", f"hp-{kind}", f"type={kind}", f"ofport_request={number}", *options)
-        words += _port("br-int", "hp-i-physnet1", "type=patch", "ofport_request=102", "options:peer=hp-p-physnet1")
+        number = OFPORTS["hp-i-physnet1"]
+        patch = ("type=patch", f"ofport_request={number}", "options:peer=hp-p-physnet1")
+        words += _port("br-int", "hp-i-physnet1", *patch)
         words += _port("br-phy", "hp-p-physnet1", "type=patch", "options:peer=hp-i-physnet1")
         words += _port("br-phy", UNDERLAY, "type=dummy", "ofport_request=1")
         switch.vsctl(*words)
         wait_until((switch.folder / "br-int.mgmt").exists)
-        # The tunnels' underlay: br-phy itself, with neighbours that are known.
+        # The tunnels' underlay: br-phy itself, with everybody behind one gateway.
         switch.appctl("netdev-dummy/ip4addr", "br-phy", f"{underlay(1)}/16")
-        switch.appctl("ovs/route/add", f"{underlay(0)}/16", "br-phy")
-        for number in range(2, peers + 2):
-            switch.appctl("tnl/neigh/set", "br-phy", underlay(number), "02:00:00:00:00:01")
+        switch.appctl("ovs/route/add", f"{underlay(0)}/16", "br-phy", GATEWAY)
+        switch.appctl("tnl/neigh/set", "br-phy", GATEWAY, "02:00:00:00:00:01")
         yield switch
     finally:
         switch.stop()

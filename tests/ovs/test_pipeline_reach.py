@@ -4,7 +4,7 @@
 import pytest
 
 from tests.golden.l2_world import example_world, underlay
-from tests.ovs.pipeline_lab import UNDERLAY, Lab, running_switch, tunnel
+from tests.ovs.pipeline_lab import PATCH, UNDERLAY, Lab, running_switch, tunnel
 from tests.ovs.pipeline_packets import BROADCAST, NOBODY, VRRP, of_type, ping, ping6, tagged
 
 THERE = f"to {underlay(2)}"
@@ -14,7 +14,6 @@ BLUE_FAR = {f"vxlan 5000 {THERE}", f"vxlan 5000 {BEYOND}"}
 LAN = {"tap4", "tap13", "tap14"}
 LAN_OUT = f"{UNDERLAY} vlan 100"
 NOWHERE: set[str] = set()
-PATCH = "in_port=102"  # the physical bridge's NORMAL takes priority tags off: go past it
 STP = "01:80:c2:00:00:00"
 
 IN_BLUE = tunnel("vxlan", 5000, underlay(2))
@@ -95,6 +94,7 @@ PHYSICAL = [
     ("from outside, VID 0 inside", UNDERLAY, tagged(lan("02:00:00:00:00:09", 14), (0x8100, 100), (0x8100, 0)), NOWHERE),
     ("from outside, flat", UNDERLAY, ping("02:00:00:00:00:09", 5), {"tap5"}),
     ("from outside, flat, broadcast", UNDERLAY, ping("02:00:00:00:00:09", BROADCAST), {"tap5"}),
+    # The physical bridge itself would have taken the priority tag off.
     ("flat, a priority tag that came through", PATCH, tagged(ping("02:00:00:00:00:09", 5), (0x8100, 0)), NOWHERE),
     ("from outside, to a tunnel network's port", UNDERLAY, ping("02:00:00:00:00:09", 1), NOWHERE),
 ]
