@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable
@@ -21,6 +22,16 @@ def wait_until(condition: Callable[[], object], seconds: float = START_SECONDS) 
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {seconds:g} s: {condition}")
         time.sleep(0.005)
+
+
+def accepts(path: Path) -> bool:
+    """Tell whether somebody listens on the unix socket at *path* (it exists before that)."""
+    folder = os.open(path.parent, os.O_PATH)  # a socket's path may have 107 bytes only
+    try:
+        with socket.socket(socket.AF_UNIX) as connection:
+            return connection.connect_ex(f"/proc/self/fd/{folder}/{path.name}") == 0
+    finally:
+        os.close(folder)
 
 
 class OpenVSwitch:
@@ -69,7 +80,7 @@ class OpenVSwitch:
     def start_server(self) -> None:
         """Start the database server and wait until it answers."""
         self._server = self._spawn("ovsdb-server", f"--remote=punix:{self.folder}/db.sock", f"{self.folder}/conf.db")
-        wait_until((self.folder / "db.sock").exists)
+        wait_until(lambda: accepts(self.folder / "db.sock"))
 
     def start_vswitchd(self) -> None:
         """Start the switch; returns at once."""

