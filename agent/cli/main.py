@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
+import io
 import os
 import sys
 from typing import Any, NamedTuple, Protocol
@@ -65,6 +66,12 @@ def main(argv: list[str] | None = None) -> int:
     # The ovs package imports eventlet wherever it is installed, which the command neither needs nor wants.
     sys.modules["eventlet"] = None  # type: ignore[assignment]
     arguments = sys.argv[1:] if argv is None else argv
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show is no reason to end
+    for argument in arguments:
+        if not argument.isascii() and any("\ud800" <= char <= "\udfff" for char in argument):
+            complain(f"the argument {argument!r} is not UTF-8 text")
+            return EXIT_USAGE
     try:
         code = _run(arguments)
         sys.stdout.flush()

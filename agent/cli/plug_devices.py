@@ -119,25 +119,22 @@ def connect(ip: IPRoute, plug: Plug) -> bool:
 
 def _connect(ip: IPRoute, plug: Plug, namespace: int) -> bool:
     tap = naming.tap_name(plug.port.id)
-    alias = naming.link_alias(ALIAS_KIND, plug.port.id)
     link = _owned(ip, tap, plug.port)
     if link is not None and link.get_attr("IFLA_LINK_NETNSID") is None:
         raise InputError(f"{plug.port.label}: the other end of {tap} is in no namespace but here; unplug it first")
     made = link is None
-    if made:
-        _make_veth(ip, plug, namespace)
-        link = _find(ip, tap)
-        if link is None:
-            raise ApplyError(f"{tap} vanished as soon as it was made")
+    if link is None:
+        link = _make_veth(ip, plug, namespace)
     elif link.get_attr("IFLA_LINK_NETNSID") != _namespace_id(ip, namespace):
         raise InputError(f"{plug.port.label}: is plugged into {_holder(ip, link)} already; unplug it first")
     _close_host_side(tap)
+    alias = naming.link_alias(ALIAS_KIND, plug.port.id)
+    ip.link("set", index=link["index"], mtu=plug.port.mtu, state="up", IFLA_IFALIAS=alias)
     _configure_inside(plug, namespace, link.get_attr("IFLA_LINK"))
     if plug.hybrid:
         made = _connect_bridge(ip, plug, link["index"])
     elif link.get_attr("IFLA_MASTER") is not None and _owned(ip, naming.hybrid_bridge_name(plug.port.id), plug.port):
         disconnect_bridge(ip, plug.port)
-    ip.link("set", index=link["index"], mtu=plug.port.mtu, state="up", IFLA_IFALIAS=alias)
     return made
 
 
@@ -213,19 +210,22 @@ def _holder(ip: IPRoute, link: Any) -> str:
     return "another namespace"
 
 
-def _make_veth(ip: IPRoute, plug: Plug, namespace: int) -> None:
+def _make_veth(ip: IPRoute, plug: Plug, namespace: int) -> Any:
     """Make the pair in one step, its far end in the namespace already: there is no half-made state to find later."""
     port = plug.port
+    tap = naming.tap_name(port.id)
     peer = {"ifname": plug.device, "address": port.mac, "mtu": port.mtu, "net_ns_fd": namespace}
     try:
-        ip.link("add", ifname=naming.tap_name(port.id), kind="veth", mtu=port.mtu, peer=peer)
+        ip.link("add", ifname=tap, kind="veth", mtu=port.mtu, peer=peer)
     except NetlinkError as err:
         if err.code != errno.EEXIST:
             raise
         text = f"namespace {plug.netns.name} has a device {plug.device} already; name another one with --device"
         raise InputError(f"{port.label}: {text}") from None
-    alias = naming.link_alias(ALIAS_KIND, port.id)
-    ip.link("set", index=_find(ip, naming.tap_name(port.id))["index"], IFLA_IFALIAS=alias)
+    link = _find(ip, tap)
+    if link is None:
+        raise ApplyError(f"{tap} vanished as soon as it was made")
+    return link
 
 
 def _close_host_side(device: str) -> None:

@@ -6,10 +6,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import ipaddress
+import json
 import os
 import shutil
 import socket
 import subprocess
+import sys
 import threading
 import time
 import uuid
@@ -24,7 +26,8 @@ from agent.cli.plug_devices import NETNS_FOLDER, Plug, PortView
 from agent.cli.plug_many import plug, plug_many, unplug
 from agent.cli.plug_switch import Switch
 from agent.core import naming
-from agent.core.errors import InputError
+from agent.core.errors import ApplyError, InputError
+from tests.servers import StoreServer
 
 SCHEMA = Path("/usr/share/openvswitch/vswitch.ovsschema")
 BIG = bytes(range(256)) * 1024
@@ -333,3 +336,57 @@ def test_one_bad_port_of_many_hinders_no_other(lab: Lab) -> None:
     assert set(failed) == {bad.port.id}
     assert lab.ports() == {wish.switch_device for wish in good}
     assert transfer(good[0].netns, good[4].netns, "10.0.0.1") == BIG
+
+
+def test_the_command_plugs_what_the_store_says_and_refuses_what_belongs_elsewhere(lab: Lab) -> None:
+    def hostplane(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [
+            sys.executable,
+            "-m",
+            "agent.cli.main",
+            "--store",
+            server.address,
+            "--socket",
+            "/nonexistent",
+            *words,
+        ]
+        enter = ["nsenter", f"--net={NETNS_FOLDER / lab.name}", "--"]
+        environment = {**os.environ, "OVS_RUNDIR": str(lab.folder)}
+        return subprocess.run([*enter, *command], capture_output=True, text=True, timeout=30, env=environment)
+
+    one, two = lab.namespace("one"), lab.namespace("two")
+    with StoreServer(lab.folder) as server:
+        hostplane("network", "create", "blue", "--type", "vxlan", "--mtu", "1400")
+        hostplane("subnet", "create", "blue4", "--network", "blue", "--cidr", "10.0.0.0/24")
+        hostplane("subnet", "create", "blue6", "--network", "blue", "--cidr", "2001:db8::/64", "--ipv6-mode", "slaac")
+        for name, number in (("vm1", 1), ("vm2", 2)):
+            hostplane("port", "create", name, "--network", "blue", "--host", "host1", "--fixed-ip", f"10.0.0.1{number}")
+        plugged = hostplane("plug", "vm1", "--netns", one.name, "--as-host", "host1")
+        assert plugged.returncode == 0, plugged.stderr
+        assert plugged.stdout.startswith(f"port vm1 is eth0 of namespace {one.name}, tap")
+        assert hostplane("plug", "vm2", "--netns", str(two), "--as-host", "host1", "--hybrid").returncode == 0
+        assert transfer(one, two, "10.0.0.11") == BIG
+        assert "mtu 1400" in run("ip", "-netns", one.name, "link", "show", "eth0")
+
+        elsewhere = hostplane("plug", "vm1", "--netns", one.name, "--as-host", "host2")
+        assert elsewhere.returncode == 1
+        assert elsewhere.stderr == "hostplane: port vm1: its host is host1, this one is host2; plug it there\n"
+        nowhere = hostplane("plug", "vm1", "--netns", "nowhere", "--as-host", "host1")
+        assert nowhere.stderr.startswith("hostplane: port vm1: there is no network namespace nowhere")
+        unsure = hostplane("plug", "vm1", "--netns", one.name)
+        assert unsure.returncode == 0
+        assert "cannot tell whether port vm1 belongs here" in unsure.stderr
+
+        assert "removed tap" in hostplane("unplug", "vm1").stdout
+        assert hostplane("unplug", "vm1").stdout == "port vm1 was not plugged\n"
+        vm2 = json.loads(hostplane("port", "show", "vm2", "-o", "json").stdout)["id"]
+        hostplane("port", "delete", "vm2")
+        assert hostplane("unplug", "vm2").returncode == 1
+    assert hostplane("unplug", vm2).returncode == 0  # by its id, though the store is away
+    assert lab.ports() == set()
+
+
+def test_a_switch_that_is_away_is_one_clear_error(lab: Lab) -> None:
+    away = Switch(f"unix:{lab.folder}/no.sock")
+    with lab.on_host(), pytest.raises(ApplyError, match=r"Open vSwitch: .*database connection failed"):
+        plug(Plug(port(1), lab.namespace("one")), away)

@@ -101,3 +101,9 @@ def test_every_command_in_the_table_can_be_imported() -> None:
     for command in COMMANDS.values():
         module, _, function = command.module.partition(":")
         assert hasattr(importlib.import_module(module), f"configure_{function}" if function else "configure")
+
+
+def test_arguments_that_are_no_text_are_wrong_usage() -> None:
+    process = subprocess.run([*HOSTPLANE, "network", "show", b"\xff"], capture_output=True, text=True, timeout=30)
+    assert process.returncode == 2
+    assert process.stderr == "hostplane: the argument '\\udcff' is not UTF-8 text\n"
