@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 from agent.core import openflow
+from agent.core.errors import Actor, Problem
 from agent.core.model import NetworkType
 from agent.core.openflow import MULTICAST, UNTAGGED, match
 from agent.core.plan import Group, ItemRef, ObjectId
@@ -36,6 +37,12 @@ UNKNOWN = 10
 CHUNK_SIZE = 32
 # Each chunk is one step of recursion deeper; Open vSwitch allows 64 in all.
 MAX_CHUNKS = 32
+
+
+# Through tunnels of the userspace datapath each copy is looked up again in the underlay's bridge, and
+# Open vSwitch ends lookups after 64 kB of datapath actions: 780 copies over IPv4 (3.1.0).
+USERSPACE = "netdev"
+USERSPACE_COPIES = 750
 
 
 def object_id(segment: Segment) -> ObjectId:
@@ -107,6 +114,17 @@ def chunk_count(members: int) -> int:
     while count < MAX_CHUNKS and members > count * CHUNK_SIZE:
         count *= 2
     return count
+
+
+def crowd_problem(segment: Segment, hosts: int, datapath_type: str) -> Problem | None:
+    """Return a problem if broadcasts to *hosts* other hosts cannot all be sent by this host's datapath."""
+    if datapath_type != USERSPACE or hosts <= USERSPACE_COPIES:
+        return None
+    text = (
+        f"network {segment.network.name or segment.network.id}: {hosts} other hosts have ports on it, and the "
+        f"userspace datapath can send a broadcast to about {USERSPACE_COPIES}; use the kernel's or smaller networks"
+    )
+    return Problem(object_id(segment), "hosts", text, Actor.OPERATOR)
 
 
 def cut_chunks(members: Iterable[tuple[str, T]], count: int) -> list[list[T]]:

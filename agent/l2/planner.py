@@ -172,6 +172,8 @@ class _Planning:
         self._plan_chunks(segment, members.ofports)
         if segment.network.type.is_tunnel and segment.uplink is not None:
             self._plan_host_chunks(segment, foreign.hosts)
+            crowd = networks.crowd_problem(segment, len(foreign.hosts), self._local.datapath_type)
+            self._problems += [crowd] if crowd is not None else []
         for mac, ofports in members.shared.items():
             ofports.sort()
             group_id = networks.shared_mac_id(segment, mac)

@@ -205,6 +205,16 @@ def test_network_with_a_problem_still_serves_its_ports_on_this_host():
     assert "network:blue/hosts/0" not in groups
 
 
+@pytest.mark.parametrize(("datapath", "told"), [("netdev", True), ("", False)])
+def test_more_hosts_than_the_userspace_datapath_can_flood_to_are_a_problem(datapath, told):
+    world = small_world()
+    world.settings = replace(SETTINGS, datapath_type=datapath)
+    for number in range(100, 900):
+        world.host(f"host{number}", underlay(number))
+        world.endpoint(number, "blue", f"host{number}")
+    assert [(p.object_id, p.field) for p in world.problems()] == [("network:blue", "hosts")] * told
+
+
 # Cost follows the change.
 
 
