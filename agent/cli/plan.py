@@ -9,7 +9,7 @@ from pathlib import Path
 
 from agent.cli.answer import Answer, count, flag, part, parts, plain, text
 from agent.cli.options import add_common, settings
-from agent.cli.output import Format, cell, print_value, printable, table, write_line
+from agent.cli.output import Format, Value, cell, print_value, printable, table, write_line
 from agent.status import client
 
 PLAN_TIMEOUT = 40.0  # seconds; the daemon itself gives up after 30
@@ -100,6 +100,13 @@ def _delta(driver: str, delta: Answer) -> Iterator[str]:
 
 
 def _value(value: object) -> str:
-    if isinstance(value, Mapping):
-        return cell({name: item for name, item in value.items() if item not in (None, "", [], ())})
-    return printable(str(value))
+    if not isinstance(value, Mapping):
+        return printable(str(value))
+    return cell({name: _paired(item) for name, item in value.items() if item not in (None, "", [], ())})
+
+
+def _paired(item: Value) -> Value:
+    """Return options, which are a list of pairs, as the mapping that they mean."""
+    if isinstance(item, list | tuple) and all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in item):
+        return "{" + ", ".join(f"{pair[0]}={pair[1]}" for pair in item if isinstance(pair, list | tuple)) + "}"
+    return item

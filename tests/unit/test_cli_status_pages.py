@@ -165,7 +165,7 @@ def test_a_plan_shows_what_would_change(hostplane: Hostplane, source: FakeSource
         "revision 9: 1 items to create, 1 to change, 1 to delete",
         "",
         "ovs:",
-        "  + port/hp-vxlan  name=hp-vxlan, type=vxlan, options=key, flow",
+        "  + port/hp-vxlan  name=hp-vxlan, type=vxlan, options={key=flow}",
         "",
         "flows:",
         "  ~ table=0,priority=1",
