@@ -17,11 +17,11 @@ import signal
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 
 from agent.command import CommandRunner, Runner
 from agent.core.errors import CommandError, StoreError
+from agent.store import remotes
 from agent.store.connection_version import is_older
 from agent.store.remotes import TlsFiles
 
@@ -64,12 +64,12 @@ class StorePaths:
 
 
 def ensure_running(
-    paths: StorePaths, remotes: Sequence[str] = (), tls: TlsFiles | None = None, run: Runner | None = None
+    paths: StorePaths, listen: Sequence[str] = (), tls: TlsFiles | None = None, run: Runner | None = None
 ) -> str:
     """Return the address of the embedded store, after starting it if it does not run.
 
     A database that is missing is made; one whose schema is older than ours is
-    converted while it serves.  *remotes* are further places to listen on (``ptcp:``,
+    converted while it serves.  *listen* are further places to listen on (``ptcp:``,
     ``pssl:``), with *tls* for the latter; they count only when the server is started.
 
     Raises StoreError: it cannot be started, a server is there that does not answer,
@@ -80,7 +80,7 @@ def ensure_running(
         with _lock(paths):
             version = _ask_version(paths, run)
             if version is None:
-                _start(paths, remotes, tls, run)
+                _start(paths, listen, tls, run)
                 version = _ask_version(paths, run)
             if version is None:
                 raise StoreError(f"store {paths.address}: it was started but does not answer: see {paths.log}")
@@ -131,7 +131,7 @@ def _ask_version(paths: StorePaths, run: Runner) -> str | None:
         return None
 
 
-def _start(paths: StorePaths, remotes: Sequence[str], tls: TlsFiles | None, run: Runner) -> None:
+def _start(paths: StorePaths, listen: Sequence[str], tls: TlsFiles | None, run: Runner) -> None:
     prepare(paths, run)
     argv = [
         "ovsdb-server",
@@ -144,7 +144,7 @@ def _start(paths: StorePaths, remotes: Sequence[str], tls: TlsFiles | None, run:
         "--verbose=console:off",
         "--verbose=syslog:off",
         f"--remote=punix:{paths.socket}",
-        *(f"--remote={remote}" for remote in remotes),
+        *(f"--remote={remote}" for remote in listen),
     ]
     if tls is not None:
         argv += [f"--private-key={tls.private_key}", f"--certificate={tls.certificate}", f"--ca-cert={tls.ca_cert}"]
@@ -162,20 +162,21 @@ def prepare(paths: StorePaths, run: Runner) -> None:
     new.unlink(missing_ok=True)
     row = {"generation": ["uuid", str(uuid.uuid4())], "revision": 0}
     insert = json.dumps([SCHEMA, {"op": "insert", "table": "Global", "row": row}])
-    with _schema_file() as schema:
-        run(("ovsdb-tool", "create", str(new), str(schema)), env=_environment(paths))
+    run(("ovsdb-tool", "create", str(new), _schema_file(paths)), env=_environment(paths))
     run(("ovsdb-tool", "transact", str(new), insert), env=_environment(paths))
     new.rename(paths.database)
     (new.parent / f".{new.name}.~lock~").unlink(missing_ok=True)
 
 
 def _convert(paths: StorePaths, run: Runner) -> None:
-    with _schema_file() as schema:
-        run(("ovsdb-client", "convert", paths.address, str(schema)), env=_environment(paths))
+    run(("ovsdb-client", "convert", paths.address, _schema_file(paths)), env=_environment(paths))
 
 
-def _schema_file() -> contextlib.AbstractContextManager[Path]:
-    return resources.as_file(resources.files("agent.store").joinpath("hostplane.ovsschema"))
+def _schema_file(paths: StorePaths) -> str:
+    """Write our schema where the tools can read it, whatever we are installed in."""
+    file = paths.run_dir / "store.ovsschema"
+    file.write_text(remotes.schema_text(), encoding="utf-8")
+    return str(file)
 
 
 def _environment(paths: StorePaths) -> dict[str, str]:

@@ -144,4 +144,4 @@ def _change_addresses(session: Session, subject: Subject, row: Row, fields: Port
 def delete(session: Session, _: Subject, row: Row) -> None:
     """Delete a port; its endpoint and addresses go with it."""
     _touch(session, row)
-    session.delete(row)
+    session.delete(row, *row.endpoint, *row.ip_allocations)

@@ -231,10 +231,18 @@ class Session(View):
         self._remember(row, gone=True)
         self._hidden.add(row.uuid)
 
-    def delete(self, row: Row) -> None:
-        """Delete a root row; what only it refers to goes with it."""
+    def delete(self, row: Row, *owned: Row) -> None:
+        """Delete a root row; what only it refers to goes with it.
+
+        The server collects unreferenced rows only after it has checked that nothing
+        refers to a deleted one.  So *owned* rows that refer to what may be deleted in
+        this transaction too have to be deleted by name.
+        """
         if row.uuid not in self._hidden:
             self._remember(row, gone=True)
+        for part in owned:
+            where = [["_uuid", "==", ["uuid", str(part.uuid)]]]
+            self.txn.add_op({"op": "delete", "table": part._table.name, "where": where})
         row.delete()
         self.changed = True
 
