@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import sys
+import uuid
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -28,3 +29,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def update_golden(request: pytest.FixtureRequest) -> bool:
     """Tell whether golden tests shall write what they see instead of comparing it."""
     return bool(request.config.getoption("--update-golden"))
+
+
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """Name a case with a random id in it the same in each of the processes that share the tests out."""
+    try:
+        return "uuid" if isinstance(val, str) and uuid.UUID(val) else None
+    except ValueError:
+        return None
