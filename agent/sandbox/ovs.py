@@ -11,6 +11,7 @@ physical network.  ``br-int`` is the agent's.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -27,15 +28,6 @@ DATABASE = "ovsdb-server"
 SWITCH = "ovs-vswitchd"
 
 LOGGING = ("--no-chdir", "--pidfile", "--log-file", "--verbose=console:warn", "--verbose=syslog:off")
-
-# Only taps have a file tun_flags, and in a simulated host all of them are the switch's.
-_DELETE_TAPS = """
-for flags in /sys/class/net/*/tun_flags; do
-    test -e "$flags" || continue
-    device=${flags%/tun_flags}
-    ip link delete "${device##*/}"
-done
-"""
 
 
 def ovs_environment(folder: Path) -> Mapping[str, str]:
@@ -76,20 +68,21 @@ class HostSwitch:
         ]
         self._launch(DATABASE, argv, lambda: database_answers(socket))
 
-    def start_switch(self) -> None:
-        """Start ``ovs-vswitchd``; return when every bridge that is configured accepts OpenFlow.
+    def start_switch(self) -> float:
+        """Start ``ovs-vswitchd``; return when all bridges accept OpenFlow, and the time of that (CLOCK_MONOTONIC).
 
-        What a dead ``ovs-vswitchd`` of the userspace datapath leaves behind, its taps,
-        is deleted first, and the underlay address is set again.
+        The internal ports that a dead ``ovs-vswitchd`` of the userspace datapath
+        leaves behind are persistent taps: it takes them up again, addresses and all.
         """
-        run([*self._enter(), "sh", "-ec", _DELETE_TAPS])
         argv = [SWITCH, f"unix:{self._paths.switch_database}", "--disable-system", *LOGGING]
         bridges = [*map(physical_bridge, PHYSICAL_NETWORKS), TUNNEL_BRIDGE]
         if INTEGRATION_BRIDGE in self._vsctl("list-br").split():
             bridges.append(INTEGRATION_BRIDGE)
         sockets = [self._paths.ovs / f"{bridge}.mgmt" for bridge in bridges]
         self._launch(SWITCH, argv, lambda: all(openflow_answers(socket) for socket in sockets))
+        accepted = time.monotonic()
         self._set_address()
+        return accepted
 
     def stop_switch(self, *, kill: bool = False) -> None:
         """End ``ovs-vswitchd``: the host forwards nothing until it is started again."""

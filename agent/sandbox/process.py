@@ -20,7 +20,7 @@ from pathlib import Path
 
 from agent.core.errors import ApplyError
 
-EXIT_TIMEOUT = 10.0  # seconds until a process that was asked to stop counts as stuck
+EXIT_TIMEOUT = 30.0  # seconds until a process that was asked to end counts as stuck
 
 _STARTTIME_FIELD = 19  # /proc/PID/stat field 22, counted from the state, which follows the command's name
 _children: dict[int, subprocess.Popen[bytes]] = {}  # ours until they end, so that they are reaped
@@ -34,27 +34,28 @@ class ProcessRecord:
     start_time: int
 
     def is_alive(self) -> bool:
-        """Tell whether exactly this process still runs (a zombie does not)."""
-        return start_time(self.pid) == self.start_time
+        """Tell whether exactly this process still runs, or is still ending.
+
+        The main thread may be a zombie while others still close what the process had
+        open, which takes ``ovs-vswitchd`` with hundreds of ports seconds.
+        """
+        return not self.wait(0)
 
     def send(self, signum: signal.Signals) -> None:
         """Send a signal; no error when the process is gone."""
         with contextlib.suppress(ProcessLookupError), _pidfd(self.pid) as descriptor:
-            if self.is_alive():
+            if start_time(self.pid) == self.start_time:
                 signal.pidfd_send_signal(descriptor, signum)
 
     def wait(self, timeout: float) -> bool:
         """Wait up to *timeout* seconds for the end of the process; tell whether it came."""
-        try:
-            with _pidfd(self.pid) as descriptor:
-                if self.is_alive():
-                    select.select([descriptor], [], [], timeout)
-        except ProcessLookupError:
-            pass
-        child = _children.get(self.pid)
-        if child is not None and child.poll() is not None:
-            del _children[self.pid]
-        return not self.is_alive()
+        ended = True
+        with contextlib.suppress(ProcessLookupError), _pidfd(self.pid) as descriptor:
+            if start_time(self.pid) == self.start_time:
+                # Readable when the last thread has gone, even if nobody has collected the exit status.
+                ended = bool(select.select([descriptor], [], [], timeout)[0])
+        reap()
+        return ended
 
     def stop(self, *, kill: bool, timeout: float = EXIT_TIMEOUT) -> None:
         """End the process with SIGTERM, or SIGKILL when *kill*; ApplyError when it stays."""
@@ -64,13 +65,13 @@ class ProcessRecord:
 
 
 def start_time(pid: int) -> int | None:
-    """Return a process's start time, None when there is no such process or it is a zombie."""
+    """Return when a process was started, in clock ticks since boot; None when there is no such process."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
         return None
     fields = text.rpartition(")")[2].split()  # the name before may hold anything, spaces and brackets too
-    return None if fields[0] in "ZX" else int(fields[_STARTTIME_FIELD])
+    return int(fields[_STARTTIME_FIELD])
 
 
 def start(argv: Sequence[str], environment: Mapping[str, str], log: Path) -> ProcessRecord:
@@ -96,7 +97,7 @@ def reap() -> None:
     """Forget children that have ended."""
     for pid, child in list(_children.items()):
         if child.poll() is not None:
-            del _children[pid]
+            _children.pop(pid, None)
 
 
 class ProcessFolder:

@@ -3,8 +3,9 @@
 
 ``echo_stream.py ADDRESS RATE`` sends ICMP echo requests with a sequence number each
 until its standard input closes, then listens for 2 more seconds and prints what it
-saw as JSON.  ``ping`` would not do: it slows down by itself and does not say which
-packet was lost when.  Times are CLOCK_MONOTONIC, which the whole machine shares.
+saw as JSON.  After the first hundred replies it prints ``flowing``.  ``ping`` would
+not do: it slows down by itself and does not say which packet was lost when.  Times
+are CLOCK_MONOTONIC, which the whole machine shares.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import threading
 import time
 
 STRAGGLERS = 2.0  # seconds after the last request in which a reply still counts
+FLOWING = 100  # replies after which it says "flowing"
 HEADER = struct.Struct("!BBHHH")
 PAYLOAD = struct.Struct("!Qd")  # sequence number and time of sending
 MAGIC = b"hostplane"
@@ -64,6 +66,8 @@ class Stream:
                 self.duplicates += 1
             else:
                 self.received[number] = time.monotonic()
+                if len(self.received) == FLOWING:
+                    print("flowing", flush=True)
 
     def send(self) -> None:
         due = time.monotonic()

@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,6 +68,15 @@ class EchoReport:
     arrivals: list[float]
     longest_gap: tuple[float, float]  # how long, and since when
 
+    def summary(self) -> str:
+        """Return the figures in a line."""
+        gap = f"longest gap {self.longest_gap[0] * 1000:.0f} ms"
+        return f"{len(self.sent)} sent, {len(self.lost)} lost, {self.duplicates} duplicates, {gap}"
+
+    def losses_by_second(self) -> dict[int, int]:
+        """Return how many were lost in each second since the start, where any were."""
+        return dict(sorted(Counter(int(moment - self.sent[0]) for moment in self.lost).items()))
+
     def first_reply_after(self, moment: float) -> float:
         """Return when the first reply after *moment* came."""
         return next(arrival for arrival in self.arrivals if arrival > moment)
@@ -79,11 +89,16 @@ class EchoStream:
         self._rate = rate
         self._process = lab.start(source, sys.executable, str(HERE / "echo_stream.py"), address, str(rate))
 
+    def wait_flowing(self) -> None:
+        """Wait until the first hundred replies have come."""
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline() == "flowing\n", "no replies came"
+
     def stop(self) -> EchoReport:
         """End the stream, wait for stragglers, and check that the stream itself kept its rate."""
         output, _ = self._process.communicate(timeout=30)
         assert self._process.returncode == 0
-        report = EchoReport(**json.loads(output))
+        report = EchoReport(**json.loads(output.rpartition("\n")[2]))
         span = report.sent[-1] - report.sent[0]
         assert len(report.sent) >= span * self._rate / 2, "the machine was too busy to send half of the requests"
         return report

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a thousand pings a second notice of restarts, between two hosts, and among 400 ports."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+
+import pytest
+
+from agent.core.naming import INTEGRATION_BRIDGE
+from agent.status import client
+from tests.functional.lab import EchoReport, EchoStream, Lab, eventually
+
+DOCUMENT = """
+networks:
+  blue: {type: vxlan}
+subnets:
+  blue4: {network: blue, cidr: 10.0.0.0/16}
+ports:
+  vm1: {network: blue, host: host1, fixed_ips: [10.0.0.10]}
+  vm2: {network: blue, host: host2, fixed_ips: [10.0.0.11]}
+"""
+AWAY = float(os.environ.get("HOSTPLANE_TEST_STORE_AWAY", "30"))  # seconds that the store is away
+GAP = 0.5  # seconds that a scheduling hiccup of the machine may delay a reply: late is not lost
+PORTS = 400
+
+
+@pytest.fixture(scope="module")
+def lab(new_lab: Callable[..., Lab]) -> Lab:
+    lab = new_lab(2)
+    lab.bring_up(DOCUMENT)
+    lab.assert_connection("vm1", "10.0.0.11")
+    return lab
+
+
+def assert_hitless(report: EchoReport, begun: float, ended: float, what: str) -> None:
+    """Check that the stream had begun before the fault, outlived it, and lost nothing."""
+    print(f"{what}: {report.summary()}")
+    assert report.sent[0] < begun
+    assert report.sent[-1] > ended
+    assert not report.lost, report.losses_by_second()
+    assert report.longest_gap[0] < GAP
+
+
+def stream_over(lab: Lab, fault: Callable[[], None], what: str, after: float = 1.0) -> None:
+    """Ping while *fault* happens and for *after* seconds more; nothing may be lost."""
+    stream = EchoStream(lab, "vm1", "10.0.0.11")
+    stream.wait_flowing()
+    begun = time.monotonic()
+    fault()
+    ended = time.monotonic()
+    time.sleep(after)  # what the restarted process does first, it does now
+    assert_hitless(stream.stop(), begun, ended, what)
+
+
+def crowd(ports: int) -> str:
+    """Return a file with so many more ports on host1, 20 on a network."""
+    networks = range(-(-ports // 20))
+    lines = ["networks:", *(f"  n{number}: {{type: vxlan}}" for number in networks)]
+    lines += ["subnets:", *(f"  s{number}: {{network: n{number}, cidr: 10.1.0.0/24}}" for number in networks)]
+    lines += ["ports:", *(f"  p{number}: {{network: n{number // 20}, host: host1}}" for number in range(ports))]
+    return "\n".join(lines)
+
+
+def wait_converged(lab: Lab, host: str) -> None:
+    socket = lab.sandbox.host(host).paths.agent_socket
+    eventually(lambda: bool(client.get(socket, "/status")["converged"]), f"{host} has converged", 30)
+
+
+@pytest.mark.parametrize("kill", [False, True], ids=["SIGTERM", "SIGKILL"])
+def test_nothing_is_lost_when_the_agents_restart(lab: Lab, kill: bool) -> None:
+    def restart() -> None:
+        for host in ("host1", "host2"):
+            lab.sandbox.restart(host, "agent", kill=kill)
+            wait_converged(lab, host)
+
+    stream_over(lab, restart, f"agents restarted ({'SIGKILL' if kill else 'SIGTERM'})")
+
+
+def test_a_restarted_agent_changes_no_flow(lab: Lab) -> None:
+    def flows() -> str:
+        return lab.output("host1", "ovs-ofctl", "-O", "OpenFlow14", "dump-flows", "--no-stats", INTEGRATION_BRIDGE)
+
+    def ages() -> list[float]:
+        dump = lab.output("host1", "ovs-ofctl", "-O", "OpenFlow14", "dump-flows", INTEGRATION_BRIDGE)
+        return [float(line.split("duration=")[1].split("s")[0]) for line in dump.splitlines() if "duration=" in line]
+
+    before = flows()
+    lab.sandbox.restart("host1", "agent", kill=True)
+    restarted = time.monotonic()
+    wait_converged(lab, "host1")
+    assert flows() == before
+    assert min(ages()) > time.monotonic() - restarted, "a flow was written anew"
+
+
+def test_nothing_is_lost_while_the_store_is_away_even_if_an_agent_restarts_meanwhile(lab: Lab) -> None:
+    def outage() -> None:
+        away = time.monotonic()
+        lab.sandbox.store.stop(kill=True)
+        lab.sandbox.restart("host1", "agent")
+        lab.sandbox.restart("host2", "agent", kill=True)
+        time.sleep(max(0.0, away + AWAY - time.monotonic()))
+        lab.sandbox.store.start()
+        for host in ("host1", "host2"):
+            wait_converged(lab, host)
+
+    stream_over(lab, outage, f"store away for {AWAY:g} s")
+
+
+@pytest.mark.parametrize("kill", [False, True], ids=["SIGTERM", "SIGKILL"])
+def test_forwarding_is_back_within_a_second_of_the_switch_with_400_ports(lab: Lab, kill: bool) -> None:
+    """From the moment that the OpenFlow socket accepts until the first reply."""
+    if len(lab.writer.list_ports()) < PORTS:
+        lab.bring_up(crowd(PORTS - 1))
+    stream = EchoStream(lab, "vm1", "10.0.0.11")
+    stream.wait_flowing()
+    switch = lab.sandbox.host("host1").switch
+    begun = time.monotonic()
+    switch.stop_switch(kill=kill)
+    stopped = time.monotonic()
+    accepted = switch.start_switch()
+    lab.assert_connection("vm1", "10.0.0.11", 20)
+    report = stream.stop()
+    back = report.first_reply_after(stopped) - accepted
+    print(f"ovs-vswitchd restarted with {PORTS} ports: forwarding {back * 1000:.0f} ms after OpenFlow is accepted")
+    print(f"(ending took {stopped - begun:.2f} s, until accepted {accepted - stopped:.2f} s; {report.summary()})")
+    assert back < 1.0
