@@ -39,7 +39,7 @@ class Announcer:
         ]
         if not lines:
             return
-        argv = ("ovs-ofctl", "-O", OPENFLOW_VERSION, "bundle", self._target, "-")
+        argv = ("ovs-ofctl", "-O", OPENFLOW_VERSION, "--no-names", "bundle", self._target, "-")
         try:
             self._run(argv, stdin="".join(lines), timeout=TIMEOUT)
         except CommandError as err:

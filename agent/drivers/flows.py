@@ -105,7 +105,8 @@ class FlowsDriver:
         """Send one bundle; return the flows because of which nothing of it was taken."""
         if not mods:
             return {}
-        argv = ("ovs-ofctl", "-O", OPENFLOW_VERSION, "--bundle", "add-flows", self._target, "-")
+        # Without --no-names it would first ask for the names of all ports, on a connection of its own.
+        argv = ("ovs-ofctl", "-O", OPENFLOW_VERSION, "--no-names", "--bundle", "add-flows", self._target, "-")
         try:
             self._run(argv, stdin="".join([mod.line for mod in mods]))
         except CommandError as err:

@@ -58,7 +58,7 @@ class FakeFlowSwitch:
         if self.away:
             raise CommandError(argv, 1, "ovs-ofctl: connecting to unix:br-int.mgmt (Connection refused)")
         match argv:
-            case ("ovs-ofctl", "-O", "OpenFlow14", "--bundle", "add-flows", _, "-"):
+            case ("ovs-ofctl", "-O", "OpenFlow14", "--no-names", "--bundle", "add-flows", _, "-"):
                 self._bundle(argv, stdin.decode() if isinstance(stdin, bytes) else stdin)
                 return ""
             case ("ovs-ofctl", "-O", "OpenFlow14", "--no-stats", "--no-names", "dump-flows", _, selected):
