@@ -9,7 +9,8 @@ from collections.abc import Callable
 
 import pytest
 
-from agent.core.naming import INTEGRATION_BRIDGE
+from agent.cli.yaml_file import parse_file
+from agent.core.naming import INTEGRATION_BRIDGE, tap_name
 from agent.status import client
 from tests.functional.lab import EchoReport, EchoStream, Lab, eventually
 
@@ -55,13 +56,25 @@ def stream_over(lab: Lab, fault: Callable[[], None], what: str, after: float = 1
     assert_hitless(stream.stop(), begun, ended, what)
 
 
-def crowd(ports: int) -> str:
-    """Return a file with so many more ports on host1, 20 on a network."""
-    networks = range(-(-ports // 20))
+def add_crowd(lab: Lab, count: int) -> None:
+    """Add so many more ports on host1, 20 on a network, each with a device but nobody behind it."""
+    networks = range(-(-count // 20))
     lines = ["networks:", *(f"  n{number}: {{type: vxlan}}" for number in networks)]
     lines += ["subnets:", *(f"  s{number}: {{network: n{number}, cidr: 10.1.0.0/24}}" for number in networks)]
-    lines += ["ports:", *(f"  p{number}: {{network: n{number // 20}, host: host1}}" for number in range(ports))]
-    return "\n".join(lines)
+    lines += ["ports:", *(f"  p{number}: {{network: n{number // 20}, host: host1}}" for number in range(count))]
+    lab.writer.apply(parse_file("\n".join(lines).encode(), "crowd"))
+    crowd = [port for port in lab.writer.list_ports() if port.name.startswith("p")]
+    devices, interfaces = [], []
+    for port in crowd:
+        tap = tap_name(port.id)
+        devices.append(f"link add {tap} type veth peer name e{tap[3:]}")
+        devices += [f"link set {device} addrgenmode none up" for device in (tap, f"e{tap[3:]}")]
+        interfaces += ["--", "add-port", INTEGRATION_BRIDGE, tap]
+        interfaces += ["--", "set", "Interface", tap, f"external_ids:iface-id={port.id}"]
+    lab.output("host1", "ip", "-batch", "-", stdin="\n".join(devices))
+    lab.output("host1", "ovs-vsctl", *interfaces[1:])
+    ids = {port.id for port in crowd}
+    eventually(lambda: all(port.up for port in lab.writer.list_ports() if port.id in ids), "all ports are up", 30)
 
 
 def wait_converged(lab: Lab, host: str) -> None:
@@ -113,7 +126,7 @@ def test_nothing_is_lost_while_the_store_is_away_even_if_an_agent_restarts_meanw
 def test_forwarding_is_back_within_a_second_of_the_switch_with_400_ports(lab: Lab, kill: bool) -> None:
     """From the moment that the OpenFlow socket accepts until the first reply."""
     if len(lab.writer.list_ports()) < PORTS:
-        lab.bring_up(crowd(PORTS - 1))
+        add_crowd(lab, PORTS - 1)
     stream = EchoStream(lab, "vm1", "10.0.0.11")
     stream.wait_flowing()
     switch = lab.sandbox.host("host1").switch
