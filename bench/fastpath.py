@@ -73,7 +73,7 @@ def _batch(count: int, threads: int, samples: int) -> Figure:
     batches = [PacketBatch(count) for _ in range(threads)]
     works = [functools.partial(batch.parse, buffer, spans) for batch in batches]
     rates = [math.fsum(_together(works, count)) for _ in range(samples)]
-    source, target = bytearray(KEY_SIZE * count), bytearray(KEY_SIZE * count)
+    source, target = bytes(KEY_SIZE * count), memoryview(bytearray(KEY_SIZE * count))
 
     def copy() -> None:
         target[:] = source
