@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 import logging
 import queue
+import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
@@ -79,7 +80,7 @@ class Daemon:
         self._local = local
         self._parts = parts
         self._start_problems: tuple[Problem, ...] = ()
-        self._stopping = False
+        self._stopping = threading.Event()
         self._observer: PassObserver | None = None
         self._requests: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._planning = Planning(local)
@@ -185,7 +186,7 @@ class Daemon:
 
     def stop(self) -> None:
         """End the loop after the present step; the dataplane stays as it is."""
-        self._stopping = True
+        self._stopping.set()
         self._parts.wake.set("stop")
 
     # The loop.
@@ -193,11 +194,11 @@ class Daemon:
     def run(self) -> None:
         """Reconcile until ``stop``."""
         heartbeat = self._parts.heartbeat
-        while not self._stopping:
+        while not self._stopping.is_set():
             heartbeat.resting()
             reasons = self._parts.wake.wait(min(self._until_due(), heartbeat.longest_rest))
             heartbeat.advanced()
-            if self._stopping:
+            if self._stopping.is_set():
                 break
             while not self._requests.empty():
                 self._requests.get()()

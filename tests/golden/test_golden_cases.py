@@ -65,8 +65,10 @@ def snapshot_of(case: Path, folder: Path) -> HostSnapshot:
 def named(snapshot: HostSnapshot) -> HostSnapshot:
     """Return *snapshot* with names in place of the random ids, by which things are ordered."""
     text = json.dumps(codec.difference(HostSnapshot(HOST), snapshot))
-    for noun in (*snapshot.ports.values(), *snapshot.networks.values()):
-        text = text.replace(noun.id, noun.name)
+    names = {str(port.id): port.name for port in snapshot.ports.values()}
+    names |= {str(network.id): network.name for network in snapshot.networks.values()}
+    for uuid, name in names.items():
+        text = text.replace(uuid, name)
     return codec.apply(HostSnapshot(HOST), json.loads(text))
 
 

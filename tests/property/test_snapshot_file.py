@@ -77,12 +77,13 @@ def test_a_torn_file_gives_an_earlier_snapshot_and_never_a_wrong_one(history, da
 
 
 def test_a_change_costs_a_line_and_not_the_file(tmp_path):
-    ports = {f"p{i}": model.Port(f"p{i}", f"vm{i}", "n", "fa:16:3e:00:00:01", ()) for i in range(1000)}
+    ids = [model.PortId(f"p{i}") for i in range(1000)]
+    ports = {port: model.Port(port, port, model.NetworkId("n"), "fa:16:3e:00:00:01", ()) for port in ids}
     first = model.HostSnapshot(HOST, in_sync=True, ports=ports)
     file = SnapshotFile(tmp_path / "snapshot", HOST)
     file.save(first)
     size = (tmp_path / "snapshot").stat().st_size
-    file.save(replace(first, revision=1, ports={**ports, "p7": replace(ports["p7"], name="other")}))
+    file.save(replace(first, revision=1, ports={**ports, ids[7]: replace(ports[ids[7]], name="other")}))
     assert (tmp_path / "snapshot").stat().st_size - size < 600
 
 
