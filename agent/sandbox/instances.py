@@ -12,11 +12,13 @@ from dataclasses import asdict, dataclass
 
 from agent.cli.plug_devices import PortView
 from agent.cli.plug_view import port_view
+from agent.core.errors import AgentError
 from agent.core.naming import INTEGRATION_BRIDGE
 from agent.sandbox.host import SimulatedHost, agent_environment
 from agent.sandbox.layout import check_instance_name
 from agent.sandbox.sandbox import Sandbox
 from agent.sandbox.tools import run, wait_until
+from agent.status import client
 from agent.store.document import Document
 from agent.store.records import PortRecord
 from agent.store.writer import Writer
@@ -24,6 +26,7 @@ from agent.store.writer import Writer
 BRIDGE_TIMEOUT = 20.0  # seconds until a new agent has made the integration bridge
 UP_TIMEOUT = 30.0  # seconds until all ports are up
 PLUG_TIMEOUT = 60.0
+ANSWER_TIMEOUT = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +59,7 @@ def bring_up(sandbox: Sandbox, document: Document) -> BroughtUp:
         ports = [port for port in writer.list_ports() if port.name in names]
         here = [port for port in ports if port.host in sandbox.host_names]
         failures = plug(sandbox, writer, here)
-        missing = writer.wait_applied(written, UP_TIMEOUT).missing
+        missing = _wait_applied(sandbox, written.revision)
         wait = [port for port in here if port.admin_state_up and port.name not in failures and port.host not in missing]
         failures.update(_wait_up(writer, {port.id for port in wait}))
         elsewhere = tuple(port.name for port in ports if port not in here)
@@ -96,6 +99,31 @@ def plug_on(sandbox: Sandbox, host: SimulatedHost, views: Sequence[PortView]) ->
     names = {view.id: view.name for view in views}
     failed: dict[str, str] = json.loads(answer)
     return {names[port]: text for port, text in failed.items()}
+
+
+def _wait_applied(sandbox: Sandbox, revision: int) -> tuple[str, ...]:
+    """Wait until every agent says that *revision* is applied; return the hosts that do not.
+
+    The agents are asked themselves: what they write to the store about a revision that
+    brought them nothing may come seconds later, and hosts that are not here never answer.
+    """
+    deadline = time.monotonic() + UP_TIMEOUT
+    missing = list(sandbox.hosts)
+    while missing:
+        missing = [host for host in missing if not _has_applied(host, revision)]
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.02 if missing else 0)
+    return tuple(host.name for host in missing)
+
+
+def _has_applied(host: SimulatedHost, revision: int) -> bool:
+    try:
+        answer = client.get(host.paths.agent_socket, "/status", ANSWER_TIMEOUT)
+    except AgentError:
+        return False
+    applied = answer.get("applied_revision")
+    return isinstance(applied, int) and applied >= revision
 
 
 def _wait_up(writer: Writer, ports: set[str]) -> dict[str, str]:
