@@ -83,6 +83,10 @@ def _pairs(subject: Subject, pairs: tuple[str, ...], secured: bool) -> list[str]
 
 def _touch(session: Session, row: Row) -> None:
     session.touch(row.network)
+    _touch_own(session, row)
+
+
+def _touch_own(session: Session, row: Row) -> None:
     session.touched_ports.add(str(row.uuid))
     if row.host:
         session.touched_hosts.add(row.host)
@@ -114,9 +118,11 @@ def change(session: Session, subject: Subject, row: Row, fields: PortFields) -> 
     )
     changed = session.update(row, **columns) or changed
     for endpoint in row.endpoint:
-        changed = session.update(endpoint, mac=row.mac_address, host=row.host) or changed
+        if session.update(endpoint, mac=row.mac_address, host=row.host):
+            session.touch(row.network)  # the other hosts of the network see endpoints; nothing else of a port
+            changed = True
     if changed:
-        _touch(session, row)
+        _touch_own(session, row)
         if before:
             session.touched_hosts.add(before)
 

@@ -214,3 +214,12 @@ def test_a_store_that_goes_away_is_an_error_in_time(server: StoreServer) -> None
             except StoreError:
                 assert time.monotonic() < deadline
         assert "given up" not in {network.name for network in writer.list_networks()}
+
+
+def test_what_other_hosts_do_not_see_of_a_port_is_not_waited_for_there(server, writer):
+    written = writer.set_port("vm1", PortFields(admin_state_up=False))
+    FakeAgent(server, writer, "host1").applied(written.revision)
+    applied = writer.wait_applied(written, timeout=10)
+    assert (applied.hosts, applied.missing) == (("host1",), ())
+    moved = writer.set_port("vm1", PortFields(host="host3"))
+    assert set(writer.wait_applied(moved, timeout=0).missing) == {"host1", "host2", "host3"}
