@@ -9,6 +9,7 @@ unaddressed.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
 from agent.store import ipam, validate
@@ -154,8 +155,18 @@ def set_addresses(session: Session, subject: Subject, port: Row, addresses: Mapp
 
 def _check_owner(session: Session, subject: Subject, port: Row, addresses: Iterable[str]) -> None:
     """Raise InputError if another port has one of *addresses* when all is written."""
+    network = port.network
+    holders = session.once(("holders", network.uuid), lambda: _holders(session.ports(network)))
     for address in addresses:
-        for other in session.holders(port.network, address):
+        for other in holders.get(address, ()):
             if other.uuid != port.uuid:
-                where = f"on network {label(port.network)}"
+                where = f"on network {label(network)}"
                 raise subject.error(f"fixed ip {address} is in use by port {label(other)} {where}")
+
+
+def _holders(ports: Iterable[Row]) -> dict[str, list[Row]]:
+    found: dict[str, list[Row]] = defaultdict(list)
+    for port in ports:
+        for address in port.fixed_ips:
+            found[address].append(port)
+    return found

@@ -8,7 +8,7 @@ import uuid
 from agent.store import validate
 from agent.store.document import HostFields, Unset, or_default
 from agent.store.validate import Subject
-from agent.store.writer_session import Column, Row, Session, enumerate_names, keep_our_ids, label
+from agent.store.writer_session import Column, Row, Session, enumerate_names, keep_our_ids, label, scalar
 
 
 def create(session: Session, subject: Subject, name: str, fields: HostFields, host_id: uuid.UUID) -> Row:
@@ -39,7 +39,7 @@ def _touch(session: Session, row: Row) -> None:
     """Note the networks that have ports on the host: all their hosts send to its tunnel address."""
     session.touched_hosts.add(row.name)
     for port in session.rows("Port"):
-        if port.host == row.name:
+        if scalar(port, "host") == row.name:
             session.touch(port.network)
 
 
@@ -61,7 +61,7 @@ def change(session: Session, subject: Subject, row: Row, fields: HostFields) -> 
 
 def delete(session: Session, subject: Subject, row: Row) -> None:
     """Delete a host that has no ports, and what its agent reported: nobody else would take that away."""
-    users = [f"port {label(port)}" for port in session.rows("Port") if port.host == row.name]
+    users = [f"port {label(port)}" for port in session.rows("Port") if scalar(port, "host") == row.name]
     if users:
         raise subject.error(f"it is in use by {enumerate_names(users)}: move or delete these first")
     for table in ("Host_Status", "Port_Status"):

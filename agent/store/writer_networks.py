@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import uuid
+from collections import defaultdict
 
 from agent.core.model import NetworkType
 from agent.store import ipam, validate
@@ -20,6 +21,7 @@ from agent.store.writer_session import (
     label,
     optional,
     refuse_changes,
+    scalar,
 )
 
 
@@ -62,17 +64,25 @@ def _segmentation_id(
     session: Session, subject: Subject, kind: NetworkType, physnet: str | None, wanted: int | None
 ) -> int | None:
     if wanted is not None:
-        return validate.segmentation_id(subject, kind, wanted)
+        return validate.segmentation_id(subject, kind, wanted)  # whether it is free shows when all is written
     if kind not in validate.SEGMENT_LIMITS:
         return None
-    place = (str(kind), physnet or "")
-    used = {row.id for row in session.rows("Segment_Allocation") if (row.type, row.physnet) == place}
+    used = session.once("used segments", lambda: _used_segments(session))[str(kind), physnet or ""]
     ranges = segment_ranges(session.options, kind, physnet)
     number = ipam.pick(ipam.free_numbers(ranges, used), session.attempt, session.rng)
     if number is None:
         where = f"{kind} on {physnet}" if physnet else str(kind)
         raise subject.error(f"all segmentation ids for {where} are in use ({_format(ranges)})")
+    used.add(number)
     return number
+
+
+def _used_segments(session: Session) -> dict[tuple[str, str], set[int]]:
+    """Return the ids in use by (type, physical network)."""
+    found: dict[tuple[str, str], set[int]] = defaultdict(set)
+    for row in session.rows("Segment_Allocation"):
+        found[scalar(row, "type"), scalar(row, "physnet")].add(scalar(row, "id"))
+    return found
 
 
 def _format(ranges: list[tuple[int, int]]) -> str:
@@ -80,14 +90,24 @@ def _format(ranges: list[tuple[int, int]]) -> str:
 
 
 def _check_segment(session: Session, subject: Subject, row: Row) -> None:
-    """Raise InputError if another network has this one's segment, also when that one came later."""
-    for other in session.rows("Network"):
-        if other.uuid == row.uuid or other.type != row.type or other.physnet != row.physnet:
+    """Raise InputError if another network has this one's segment when all is written."""
+    for other in session.once("networks by segment", lambda: _by_segment(session))[_segment_of(row)]:
+        if other.uuid == row.uuid:
             continue
         if row.type == NetworkType.FLAT:
             raise subject.error(f"physnet {row.physnet[0]} carries the flat network {label(other)} already")
-        if other.segmentation_id == row.segmentation_id:
-            raise subject.error(f"segmentation id {row.segmentation_id[0]} is in use by network {label(other)}")
+        raise subject.error(f"segmentation id {row.segmentation_id[0]} is in use by network {label(other)}")
+
+
+def _segment_of(row: Row) -> tuple[str, str | None, int | None]:
+    return row.type, optional(row.physnet), optional(row.segmentation_id)
+
+
+def _by_segment(session: Session) -> dict[tuple[str, str | None, int | None], list[Row]]:
+    found: dict[tuple[str, str | None, int | None], list[Row]] = defaultdict(list)
+    for row in session.rows("Network"):
+        found[_segment_of(row)].append(row)
+    return found
 
 
 def change(session: Session, subject: Subject, row: Row, fields: NetworkFields) -> None:

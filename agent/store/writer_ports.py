@@ -8,12 +8,13 @@ the same transaction as the port, so that no host ever sees one without the othe
 from __future__ import annotations
 
 import uuid
+from collections import defaultdict
 
 from agent.store import ipam, validate
 from agent.store.document import PortFields, Unset, or_default
 from agent.store.validate import Subject
 from agent.store.writer_addresses import default_addresses, moved_addresses, set_addresses, wished_addresses
-from agent.store.writer_session import Column, Row, Session, given_columns, keep_our_ids, label, refuse_changes
+from agent.store.writer_session import Column, Row, Session, given_columns, keep_our_ids, label, refuse_changes, scalar
 
 
 def create(session: Session, subject: Subject, name: str, fields: PortFields, port_id: uuid.UUID) -> Row:
@@ -65,10 +66,17 @@ def _mac(session: Session, subject: Subject, network: Row, fields: PortFields) -
 
 def _check_mac(session: Session, subject: Subject, network: Row, mac: str) -> None:
     """Raise InputError if two ports of *network* have *mac* when all is written."""
-    owners = [port for port in session.ports(network) if port.mac_address == mac]
+    owners = session.once(("macs", network.uuid), lambda: _by_mac(session.ports(network))).get(mac, ())
     if len(owners) > 1:
         others = ", ".join(sorted(label(port) for port in owners if label(port) != subject.name))
         raise subject.error(f"mac_address {mac} is in use on network {label(network)} by port {others}")
+
+
+def _by_mac(ports: list[Row]) -> dict[str, list[Row]]:
+    found: dict[str, list[Row]] = defaultdict(list)
+    for port in ports:
+        found[scalar(port, "mac_address")].append(port)
+    return found
 
 
 def _host(subject: Subject, host: str) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Collection
 
 from agent.store.connection import StoreBackend
 from agent.store.records import Applied, PortFailure, Written
-from agent.store.writer_session import Row, View, label
+from agent.store.writer_session import Row, View, label, scalar
 from agent.store.writer_transaction import read
 
 DEFAULT_TIMEOUT = 30.0  # seconds
@@ -37,7 +37,7 @@ def concerned_ports(view: View, written: Written[object]) -> frozenset[str]:
 def _ports_of_networks(view: View, networks: Collection[str]) -> list[Row]:
     if not networks:
         return []
-    return [port for port in view.rows("Port") if port.network is not None and str(port.network.uuid) in networks]
+    return [port for port in view.rows("Port") if str(scalar(port, "network")) in networks]
 
 
 def wait_applied(
