@@ -33,9 +33,9 @@ from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from agent.cli.namespace import inside, write_setting
-from agent.cli.offload import disable_tx_checksum
 from agent.core import naming
 from agent.core.errors import ApplyError, InputError
+from agent.offload import disable_tx_checksum
 
 NETNS_FOLDER = Path("/run/netns")
 DEFAULT_DEVICE = "eth0"

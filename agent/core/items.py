@@ -43,7 +43,7 @@ class Link:
     ``peer`` names the other end.  ``mtu`` in bytes.  ``tx_checksum`` False switches
     transmit checksum offload off (needed on what Open vSwitch reads through
     AF_PACKET).  ``owner`` is the object named in the link's alias
-    ``hostplane:<kind>:<uuid>``.
+    ``hostplane:<kind>:<uuid>``.  ``up`` is the administrative state.
     """
 
     name: str
@@ -53,6 +53,7 @@ class Link:
     peer: str | None = None
     master: str | None = None
     tx_checksum: bool = True
+    up: bool = True
 
 
 Item: TypeAlias = OvsBridge | OvsPort | Link
