@@ -22,6 +22,7 @@ from agent.store.document import HostFields, NetworkFields, PortFields, SubnetFi
 from agent.store.reader import SnapshotReader
 from agent.store.status_writer import StatusWriter
 from agent.store.writer import Writer
+from tests.fakes.openvswitch import wait_until
 from tests.servers import StoreServer
 
 DEADLINE = 10.0
@@ -272,11 +273,11 @@ def test_status_is_written_read_back_and_taken_away_with_the_port(writer, follow
         (first.id, True, "", 1_700_000_000.5),
         ("other", False, "broken", 1_700_000_000.5),
     }
-    assert writer.get_host("host1").applied_revision == snapshot.revision
+    wait_until(lambda: writer.get_host("host1").applied_revision == snapshot.revision)
     ports.pop(PortId("other"))
     status.report(ports, snapshot.generation, snapshot.revision, 1_700_000_002.0).result(DEADLINE)
     assert set(status.stored().result(DEADLINE)) == {first.id}
-    assert writer.get_port("a1").up is True
+    wait_until(lambda: writer.get_port("a1").up)
 
 
 def test_a_status_row_never_hinders_a_deletion(writer, follow):
