@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 
 from agent.store import remotes
+from tests.fakes.openvswitch import accepts
 
 START_SECONDS = 10.0
 
@@ -38,7 +39,7 @@ class StoreServer:
         with log:
             self._process = subprocess.Popen([*argv, str(self._database)], env=environment, stdout=log, stderr=log)
         deadline = time.monotonic() + START_SECONDS
-        while not self._socket.exists():
+        while not accepts(self._socket):
             assert self._process.poll() is None, (self.folder / "server.log").read_text()
             assert time.monotonic() < deadline, "ovsdb-server did not start"
             time.sleep(0.01)

@@ -174,7 +174,7 @@ def test_wait_names_the_ports_that_failed_and_the_hosts_that_did_not_answer(
 ) -> None:
     hostplane("apply", "-f", str(EXAMPLE))
     report(store.address, "host1", 100, {"blue1": "no interface names it yet"})
-    failed = hostplane("port", "set", "blue1", "--no-port-security", "--wait", "--wait-timeout", "0.2")
+    failed = hostplane("port", "set", "blue1", "--mac-address", "fa:16:3e:00:00:77", "--wait", "--wait-timeout", "0.2")
     assert failed.status == 4  # host2 has ports on that network, too, and says nothing
     assert "hostplane: host host2: did not apply revision" in failed.err
     report(store.address, "host2", 100, {})
@@ -190,5 +190,5 @@ def test_wait_returns_as_soon_as_the_hosts_have_applied(hostplane: Hostplane, st
     report(store.address, "host1", 100, {})
     late = threading.Timer(0.3, report, (store.address, "host2", 100, {}))
     late.start()
-    assert hostplane("port", "set", "blue1", "--no-port-security", "--wait").status == 0
+    assert hostplane("port", "set", "blue1", "--mac-address", "fa:16:3e:00:00:77", "--wait").status == 0
     late.join()
