@@ -58,8 +58,11 @@ class Namespaces:
         net, mnt = self._pins(owner)
         net.touch()
         mnt.touch()
+        # Until the pins are mounted nothing tells that this process is ours, and while the kernel
+        # clears away other namespaces it may wait for seconds: it must not outlive us.
+        with_us = ["setpriv", "--pdeathsig", "KILL"]
         unshare = ["unshare", f"--net={net}", f"--mount={mnt}", "--propagation", "private"]
-        run([*unshare, "sh", "-c", _SET_UP, "sh", str(netns_folder)])
+        run([*with_us, *unshare, "sh", "-c", _SET_UP, "sh", str(netns_folder)])
 
     def enter(self, owner: str, *, directory: str = "/") -> list[str]:
         """Return the words that, put before a command, run it in the namespaces of *owner*.

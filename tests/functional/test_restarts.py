@@ -36,13 +36,19 @@ def lab(new_lab: Callable[..., Lab]) -> Lab:
     return lab
 
 
-def assert_hitless(report: EchoReport, begun: float, ended: float, what: str) -> None:
+def stalls(lab: Lab) -> list[str]:
+    """Return where a switch says that it was held up: by its work, or by the kernel (then it used no time)."""
+    logs = [host.paths.ovs / "ovs-vswitchd.log" for host in lab.sandbox.hosts]
+    return [line for log in logs for line in log.read_text().splitlines() if "Unreasonably long" in line]
+
+
+def assert_hitless(lab: Lab, report: EchoReport, begun: float, ended: float, what: str) -> None:
     """Check that the stream had begun before the fault, outlived it, and lost nothing."""
     print(f"{what}: {report.summary()}")
     assert report.sent[0] < begun
     assert report.sent[-1] > ended
-    assert not report.lost, report.losses_by_second()
-    assert report.longest_gap[0] < GAP
+    assert not report.lost, (report.losses_by_second(), stalls(lab))
+    assert report.longest_gap[0] < GAP, stalls(lab)
 
 
 def stream_over(lab: Lab, fault: Callable[[], None], what: str, after: float = 1.0) -> None:
@@ -53,7 +59,7 @@ def stream_over(lab: Lab, fault: Callable[[], None], what: str, after: float = 1
     fault()
     ended = time.monotonic()
     time.sleep(after)  # what the restarted process does first, it does now
-    assert_hitless(stream.stop(), begun, ended, what)
+    assert_hitless(lab, stream.stop(), begun, ended, what)
 
 
 def add_crowd(lab: Lab, count: int) -> None:

@@ -36,12 +36,21 @@ def namespace_of(lab: Lab, place: str) -> str:
 def assert_nothing_left(name: str) -> None:
     assert not (ROOT / name).exists()
     assert f"hpsb-{name}" not in Path("/proc/mounts").read_text()
-    for command_line in Path("/proc").glob("[0-9]*/cmdline"):
+    # What was killed inside of a system call is there until that has ended.
+    eventually(lambda: not processes_of(name), f"no process of {name} is left")
+
+
+def processes_of(name: str) -> list[bytes]:
+    """Return the command lines that name the sandbox."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
-            words = command_line.read_bytes()
+            words = path.read_bytes()
         except OSError:
             continue
-        assert f"/{name}/".encode() not in words, words
+        if f"/{name}/".encode() in words:
+            found.append(words)
+    return found
 
 
 def test_hosts_reach_each_other_over_the_underlay_and_see_only_their_own_devices(lab: Lab) -> None:
