@@ -8,8 +8,8 @@ the flows of that one port and what changes of the network's because of it.
 from __future__ import annotations
 
 from bench import wiring
-from bench.figures import SECONDS, Figure, Result
-from bench.lab import Lab, lab
+from bench.figures import Result
+from bench.lab import lab
 from bench.options import Options
 
 NAME = "one-port"
@@ -27,17 +27,5 @@ def run(options: Options) -> Result:
         wiring.plug_bare(place.bare, others, sample)
         place.add_ports(1)
         place.wait_idle()
-        return Result(NAME, [measure(place, options.most, QUICK_REPEATS if options.quick else REPEATS)])
-
-
-def measure(place: Lab, others: int, repeats: int) -> Figure:
-    """Plug the lab's last port *repeats* times."""
-    one = place.interfaces[-1:]
-    samples, floor = [], []
-    for _ in range(repeats):
-        sample = wiring.plug(place, one)
-        samples.append(sample.seconds)
-        wiring.unplug(place, one, sample.base)
-        floor.append(wiring.plug_bare(place.bare, one, sample))
-        place.bare.remove_interfaces(one)
-    return Figure(NAME, SECONDS, samples, {"ports": others}, floor)
+        repeats = QUICK_REPEATS if options.quick else REPEATS
+        return Result(NAME, wiring.measure(place, place.interfaces[-1:], repeats).figures(NAME, options.most))

@@ -16,6 +16,7 @@ _MODULES: Mapping[str, str] = {
     "one-port": "bench.one_port",
     "restart": "bench.restart",
     "memory": "bench.memory",
+    "fastpath": "bench.fastpath",
 }
 
 

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """What it costs to restart the agent on a host whose ports are all wired.
 
-Time and CPU seconds run from the start of the process until it says that it is ready:
-it has then read everything back, and has reported it.  Flow modifications are counted
+Time and CPU seconds run from the start of the process until it is ready and says that
+what the store wants is in place: it has then read everything back.  Flow modifications are counted
 from outside, by a flow monitor on the switch (``ovs-ofctl monitor``): any flow that is
-added, changed or deleted between stop and 2 s after ready, even if it comes out as
+added, changed or deleted between stop and 2 s after that, even if it comes out as
 it was.
 
 The floor is a process that imports what the agent imports, and one dump of the flows.
@@ -48,7 +48,10 @@ def run(options: Options) -> Result:
         for _ in range(1 if options.quick else REPEATS):
             with flow_changes(place) as changed:
                 place.stop_agent()
-                seconds.append(place.start_agent())
+                begun = time.monotonic()
+                place.start_agent()
+                place.wait_idle()  # it may have said that it is ready on what it had saved on disk
+                seconds.append(time.monotonic() - begun)
                 cpu.append(cpu_seconds(place.agent().pid))
                 check(place, options.most)
                 time.sleep(AFTERWARDS)
@@ -68,10 +71,10 @@ def run(options: Options) -> Result:
 
 
 def check(place: Lab, ports: int) -> None:
-    """Raise ApplyError unless the agent says that it has converged with all ports up."""
-    status = place.status()
-    if not status["converged"] or status["ports"]["up"] != ports:
-        raise ApplyError(f"ready, but not converged: {status}")
+    """Raise ApplyError unless the agent says that all ports are up."""
+    up = place.status()["ports"]["up"]
+    if up != ports:
+        raise ApplyError(f"{up} of {ports} ports are up after the restart")
 
 
 @contextmanager

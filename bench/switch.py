@@ -108,12 +108,18 @@ class Switch:
         return frozenset(line.strip() for line in text.splitlines() if "actions=" in line)
 
     def add_flows(self, flows: Iterable[str]) -> None:
-        """Install flows in one bundle, as one process."""
+        """Install flows in one bundle, as one process, which need not ask for the names of ports first."""
         script = "".join(f"{flow}\n" for flow in flows)
-        self._ofctl("--bundle", "add-flows", self.management, "-", stdin=script)
+        self._ofctl("--no-names", "--bundle", "add-flows", self.management, "-", stdin=script)
 
-    def delete_flows(self, match: str = "") -> None:
-        """Delete the flows that *match* selects, by default all."""
+    def set_flows(self, wanted: frozenset[str]) -> None:
+        """Make *wanted* all that there is of ours."""
+        present = self.flows()
+        gone = {_match(flow) for flow in present} - {_match(flow) for flow in wanted}
+        self.add_flows([*(f"delete_strict {match}" for match in gone), *(wanted - present)])
+
+    def delete_flows(self, match: str) -> None:
+        """Delete the flows that *match* selects."""
         self._ofctl("del-flows", self.management, match)
 
     def _ofctl(self, *words: str, stdin: str = "") -> str:
@@ -123,6 +129,11 @@ class Switch:
 def _mutate_bridge(what: str, ports: Sequence[object]) -> Json:
     where = [["name", "==", INTEGRATION_BRIDGE]]
     return {"op": "mutate", "table": "Bridge", "where": where, "mutations": [["ports", what, list(ports)]]}
+
+
+def _match(flow: str) -> str:
+    """Return table, priority and match of a line of a dump."""
+    return flow.partition(" actions=")[0].partition(", ")[2]
 
 
 def _has_number(row: Json) -> bool:

@@ -9,13 +9,17 @@ fails.
 The floor is the same work without an agent: the same transaction, waiting until
 Open vSwitch has numbered all interfaces, then one bundle with exactly the flows that
 the agent installs for them, on a switch that holds what the agent's held before.
+
+``after-numbers`` is the part from the last number on: what the agent adds to the time
+that Open vSwitch takes to open the devices.  Its floor is the bundle alone.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 
 from bench.figures import SECONDS, Figure, Result
 from bench.lab import Lab, check_flows, lab
@@ -29,37 +33,62 @@ SETTLE = 0.3  # seconds of rest between two measurements
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
-    """One measurement, in seconds from the commit; ``base`` and ``flows`` are before and after."""
+class Times:
+    """Seconds from the commit on: until all interfaces are numbered, and until the end."""
 
-    seconds: float
+    numbered: float
+    end: float
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One measurement; ``base`` and ``flows`` are the flows before and after."""
+
+    times: Times
     base: frozenset[str]
     flows: frozenset[str]
 
 
+@dataclass(frozen=True, slots=True)
+class Series:
+    """Samples of the agent and of the floor, in turn."""
+
+    agent: list[Times] = field(default_factory=list)
+    bare: list[Times] = field(default_factory=list)
+
+    def figures(self, name: str, ports: int) -> list[Figure]:
+        """Return the whole time as *name*, and the part after the numbers."""
+        params = {"ports": ports}
+        rests = [[times.end - times.numbered for times in series] for series in (self.agent, self.bare)]
+        return [
+            Figure(name, SECONDS, [times.end for times in self.agent], params, [times.end for times in self.bare]),
+            Figure("after-numbers", SECONDS, rests[0], params, rests[1]),
+        ]
+
+
 def run(options: Options) -> Result:
     """Measure each number of ports, with the floor after each sample."""
-    figures = []
+    figures: list[Figure] = []
     with lab(NAME) as place:
         place.start_agent()
         place.bare.make_bridge()
         for count in options.ports:
             place.add_ports(count - len(place.interfaces))
             repeats = 1 if options.quick else REPEATS.get(count, MANY_REPEATS)
-            figures.append(measure(place, count, repeats))
+            figures += measure(place, place.interfaces, repeats).figures(NAME, count)
     return Result(NAME, figures)
 
 
-def measure(place: Lab, count: int, repeats: int) -> Figure:
-    """Plug all *count* ports of the lab at once, *repeats* times."""
-    samples, floor = [], []
+def measure(place: Lab, interfaces: Sequence[Interface], repeats: int) -> Series:
+    """Plug *interfaces* at once and unplug them again, *repeats* times, with and without the agent."""
+    series = Series()
     for _ in range(repeats):
-        sample = plug(place, place.interfaces)
-        samples.append(sample.seconds)
-        unplug(place, place.interfaces, sample.base)
-        floor.append(plug_bare(place.bare, place.interfaces, sample))
-        place.bare.remove_interfaces(place.interfaces)
-    return Figure(NAME, SECONDS, samples, {"ports": count}, floor)
+        sample = plug(place, interfaces)
+        series.agent.append(sample.times)
+        unplug(place, interfaces, sample.base)
+        series.bare.append(plug_bare(place.bare, interfaces, sample))
+        place.bare.remove_interfaces(interfaces)
+    return series
 
 
 def plug(place: Lab, interfaces: Sequence[Interface]) -> Sample:
@@ -68,11 +97,14 @@ def plug(place: Lab, interfaces: Sequence[Interface]) -> Sample:
     base = place.switch.flows()
     time.sleep(SETTLE)
     committed = place.switch.add_interfaces(interfaces)
-    seconds = place.wait_up(interfaces) - committed
+    with ThreadPoolExecutor(1) as pool:
+        numbered = pool.submit(place.switch.wait_for_numbers, interfaces)
+        up = place.wait_up(interfaces)
+        times = Times(numbered.result() - committed, up - committed)
     flows = place.switch.flows()
     place.wait_idle()
     check_flows(flows, place.switch.flows(), f"{len(interfaces)} ports")
-    return Sample(seconds, base, flows)
+    return Sample(times, base, flows)
 
 
 def unplug(place: Lab, interfaces: Sequence[Interface], base: frozenset[str]) -> None:
@@ -82,13 +114,12 @@ def unplug(place: Lab, interfaces: Sequence[Interface], base: frozenset[str]) ->
     place.wait_idle(base)
 
 
-def plug_bare(switch: Switch, interfaces: Sequence[Interface], sample: Sample) -> float:
-    """Do by hand what the agent did in *sample*; return the seconds from the commit on."""
-    switch.delete_flows()
-    switch.add_flows(sample.base)
+def plug_bare(switch: Switch, interfaces: Sequence[Interface], sample: Sample) -> Times:
+    """Do by hand what the agent did in *sample*."""
+    switch.set_flows(sample.base)
     added = sorted(sample.flows - sample.base)
     time.sleep(SETTLE)
     committed = switch.add_interfaces(interfaces)
-    switch.wait_for_numbers(interfaces)
+    numbered = switch.wait_for_numbers(interfaces)
     switch.add_flows(added)
-    return time.monotonic() - committed
+    return Times(numbered - committed, time.monotonic() - committed)
