@@ -178,7 +178,7 @@ def test_wait_names_the_ports_that_failed_and_the_hosts_that_did_not_answer(
     assert failed.status == 4  # host2 has ports on that network, too, and says nothing
     assert "hostplane: host host2: did not apply revision" in failed.err
     report(store.address, "host2", 100, {})
-    failed = hostplane("port", "set", "blue1", "--port-security", "--wait", "--wait-timeout", "5")
+    failed = hostplane("port", "set", "blue1", "--no-port-security", "--wait", "--wait-timeout", "5")
     assert failed.status == 3
     assert failed.err == "hostplane: port blue1: not up on host1: no interface names it yet\n"
     done = hostplane("port", "set", "red1", "--no-port-security", "--wait", "--wait-timeout", "5")
