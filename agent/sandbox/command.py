@@ -94,7 +94,11 @@ def _document(file: str | None, hosts: int) -> Document | None:
 def _bring_up(sandbox: Sandbox, document: Document) -> int:
     from agent.sandbox.instances import bring_up
 
-    done = bring_up(sandbox, document)
+    try:
+        done = bring_up(sandbox, document)
+    except BaseException:  # the file cannot be applied, or we were interrupted: let it be tried again
+        remove(sandbox.name)
+        raise
     for port in done.ports:
         addresses = ", ".join(fixed_ip.address for fixed_ip in port.fixed_ips) or "no address"
         write_line(f"instance {port.name} on {port.host}: network {port.network_name}, {addresses}")

@@ -65,6 +65,8 @@ class Sandbox:
         """
         paths = sandbox_paths(name)
         names = host_names(hosts)
+        if os.geteuid() != 0:
+            raise InputError(f"sandbox {name}: only root can make namespaces and run Open vSwitch; run this as root")
         ROOT.mkdir(exist_ok=True)
         try:
             paths.root.mkdir()

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.cli.apply import read_document
-from agent.cli.output import table
 from agent.core.errors import AgentError
 from agent.sandbox.host import SimulatedHost, agent_environment
 from agent.sandbox.instances import BroughtUp, bring_up, check_names
@@ -29,12 +28,12 @@ HOSTS = 2
 METRICS = (
     "hostplane_converged",
     "hostplane_applied_revision",
-    "hostplane_objects",
-    "hostplane_flows",
-    "hostplane_operations_total",
+    'hostplane_objects{kind="ports"',
+    'hostplane_operations_total{driver="flows"',
+    'hostplane_port_wiring_seconds_sum{stage="total"',
+    'hostplane_port_wiring_seconds_count{stage="total"',
     "process_resident_memory_bytes",
 )
-MAX_METRICS = 12
 
 
 @dataclass(slots=True)
@@ -130,13 +129,13 @@ def _matrix(sandbox: Sandbox, ports: Sequence[PortRecord]) -> bool:
     for (source, target, _), ping in zip(asks, pings, strict=True):
         heard.setdefault((source.name, target.name), []).append(ping)
     cells = {pair: _cell(pair[1], heard[pair]) for pair in heard}
-    heads = ["from \\ to", *(f"{port.name} ({port.network_name})" for port in ports)]
-    rows = [
-        [f"{source.name} ({source.network_name})", *(cells.get((source.name, target.name), ".") for target in ports)]
-        for source in ports
-    ]
-    for line in table(rows, heads):
-        _say(f"  {line}")
+    rows = [["from \\ to", *(f"{port.name} ({port.network_name})" for port in ports)]]
+    for source in ports:
+        named = f"{source.name} ({source.network_name})"
+        rows.append([named, *(cells.get((source.name, target.name), ".") for target in ports)])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        _say("  " + "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
     if any(cell == "no*" for cell in cells.values()):
         _say("  * This address exists in the sender's own network as well: the packet arrived there and nowhere else.")
     wanted = {(s.name, t.name): s.network == t.network for s, t in pairs}
@@ -170,12 +169,14 @@ def _command(host: SimulatedHost, *words: str) -> None:
 
 def _metrics(host: SimulatedHost) -> list[str]:
     text = client.get_text(host.paths.agent_socket, "/metrics")
-    chosen = [line for line in text.splitlines() if line.startswith(METRICS) and not line.endswith(" 0.0")]
-    return [f"  {line}" for line in chosen[:MAX_METRICS]]
+    lines = [line for line in text.splitlines() if not line.endswith(" 0.0")]
+    return [f"  {line}" for metric in METRICS for line in lines if line.startswith(metric)]
 
 
 def _indented(file: Path) -> str:
-    lines = [line for line in file.read_text().splitlines() if not line.startswith("# SPDX")]
+    lines = file.read_text().splitlines()
+    while lines and (not lines[0] or lines[0].startswith("#")):
+        lines.pop(0)  # what it says about itself at its head is told by what follows here
     return "\n".join(f"  {line}".rstrip() for line in lines)
 
 

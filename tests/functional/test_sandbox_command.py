@@ -134,9 +134,10 @@ def test_a_silent_agent_is_shown_as_unknown_and_up_is_refused_meanwhile(shell: S
         ("ports: {host1: {network: blue, host: host1}}", "port host1: name: a host of the sandbox is called so"),
         ("ports: {a/b: {network: blue, host: host1}}", "port a/b: name"),
         ("portz: {}", "unknown section"),
+        ("ports: {vm1: {network: nowhere, host: host1}}", "port vm1: there is no network nowhere"),
     ],
 )
-def test_a_file_that_cannot_be_is_refused_before_anything_is_made(file: str, complaint: str) -> None:
+def test_a_file_that_cannot_be_is_refused_and_nothing_stays(file: str, complaint: str) -> None:
     other = Shell(unique_name())
     done = other.run("up", "-f", "-", stdin=file)
     assert done.returncode == 1
