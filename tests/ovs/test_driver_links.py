@@ -3,8 +3,11 @@
 
 import ctypes
 import os
+import random
 import re
+import socket
 import subprocess
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -16,6 +19,7 @@ from agent.core.items import Link
 from agent.core.plan import Delta, ObjectId
 from agent.drivers.link_table import LinkTable
 from agent.drivers.links import LinksDriver
+from agent.offload import TxChecksum
 
 CLONE_NEWNET = 0x40000000
 OWNER = ObjectId("port:1")
@@ -134,12 +138,96 @@ def test_one_device_that_cannot_be_made_does_not_hinder_the_others(driver):
     assert {key: value for key, value in driver.observe().items() if key in ALL} == ALL
 
 
-def test_a_hundred_hybrid_plugs_in_one_go(driver):
+def hybrid_plugs(count):
     links = []
-    for n in range(100):
+    for n in range(count):
         links.append(Link(f"qbr{n}", "bridge", f"port:{n}", 1450))
         links.append(Link(f"qvb{n}", "veth", f"port:{n}", 1450, f"qvo{n}", f"qbr{n}", tx_checksum=False))
         links.append(Link(f"qvo{n}", "veth", f"port:{n}", 1450, f"qvb{n}"))
+    return links
+
+
+def test_of_a_long_batch_each_refusal_is_told_of_the_right_device(driver):
+    unmade = [Link(f"not/allowed{n}", "bridge", "port:9", 1450) for n in range(5)]
+    nested = [Link(f"nested{n}", "bridge", "port:9", 1450, master="qbr1") for n in range(5)]
+    small = [Link(f"small{n}", "veth", "port:9", 1, f"other{n}") for n in range(5)]
+    good = hybrid_plugs(50)
+    mixed = [*unmade, *nested, *small, *good]
+    random.Random(1).shuffle(mixed)
+
+    failed = driver.apply(creating(*mixed, Link("last/one", "bridge", "port:9", 1450)))
+
+    assert {key: str(err) for key, err in failed.items()} == {
+        "last/one": "device last/one: Invalid argument",
+        **{link.name: f"device {link.name}: Invalid argument" for link in (*unmade, *small)},
+        **{
+            link.name: f"device {link.name}: Too many levels of symbolic links (Can not enslave a bridge to a bridge)"
+            for link in nested
+        },
+    }
+    seen = driver.observe()
+    assert {link.name: seen[link.name] for link in good} == {link.name: link for link in good}
+
+
+CHILD = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from test_driver_links import Delta, LinksDriver, hybrid_plugs
+LinksDriver().apply(Delta(creates={{link.name: link for link in hybrid_plugs(100)}}))
+"""
+
+
+@pytest.mark.parametrize("share", [0.05, 0.5, 0.9])
+def test_a_process_that_is_killed_leaves_no_unmarked_device(driver, share):
+    child = subprocess.Popen([sys.executable, "-c", CHILD], cwd=Path(__file__).parents[2])
+    deadline = time.monotonic() + 30
+    while len(socket.if_nameindex()) < 1 + 300 * share:
+        assert child.poll() is None
+        assert time.monotonic() < deadline
+    child.kill()
+    child.wait()
+
+    unmarked = [
+        line for line in ip("-o", "link").splitlines() if "alias hostplane:" not in line and ": lo:" not in line
+    ]
+    assert unmarked == []
+    wanted = {link.name: link for link in hybrid_plugs(100)}
+    assert driver.apply(Delta(creates=wanted)) == {}
+    assert driver.observe() == wanted
+
+
+def test_a_device_that_is_wanted_down_is_kept_down(driver):
+    shut = replace(BRIDGE, up=False)
+
+    assert driver.apply(creating(shut)) == {}
+    assert driver.observe() == {"qbr1": shut}
+    ip("link", "set", "qbr1", "up")
+    assert driver.apply(Delta(updates={"qbr1": (BRIDGE, shut)})) == {}
+    assert driver.observe() == {"qbr1": shut}
+    assert ip("-o", "link", "show", "up", "dev", "qbr1") == ""
+
+
+def test_a_device_of_ours_that_leads_elsewhere_is_read_with_what_it_leads_to(driver):
+    driver.apply(creating(*ALL.values()))
+    ip("link", "add", "foreign", "type", "bridge")
+    ip("link", "set", "qvb1", "master", "foreign")
+
+    assert driver.observe()["qvb1"] == replace(INNER, master="foreign")
+    assert driver.observe({"qvb1": OWNER}) == {"qvb1": replace(INNER, master="foreign")}
+
+
+def test_offload_is_told_and_switched_like_ethtool_does(driver):
+    driver.apply(creating(*ALL.values()))
+    with TxChecksum() as checksum:
+        assert (checksum.enabled("qvb1"), checksum.enabled("qvo1")) == (False, True)
+        checksum.switch("qvb1", True)
+        assert "tx-checksumming: on" in subprocess.check_output(("ethtool", "-k", "qvb1"), text=True)
+        with pytest.raises(OSError, match="No such device: 'nowhere'"):
+            checksum.enabled("nowhere")
+
+
+def test_a_hundred_hybrid_plugs_in_one_go(driver):
+    links = hybrid_plugs(100)
     started = time.perf_counter()
     assert driver.apply(creating(*links)) == {}
     written = time.perf_counter()
