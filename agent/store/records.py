@@ -148,8 +148,8 @@ class Written(Generic[R_co]):
     ``result`` is the object as written (for a deletion, as it was).  ``revision`` is
     the store's revision with this call in it; a call that changed nothing has the
     present one and ``changed`` False.  ``networks`` and ``ports`` (ids) are what it
-    touched and ``hosts`` those that it concerns besides the hosts with ports on these
-    networks: what ``Writer.wait_applied`` waits for.
+    touched, or would have, and ``hosts`` those that it concerns besides the hosts with
+    ports on these networks: what ``Writer.wait_applied`` waits for.
     """
 
     result: R_co

@@ -129,10 +129,10 @@ def change(session: Session, subject: Subject, row: Row, fields: PortFields) -> 
         if session.update(endpoint, mac=row.mac_address, host=row.host):
             session.touch(row.network)  # the other hosts of the network see endpoints; nothing else of a port
             changed = True
-    if changed:
-        _touch_own(session, row)
-        if before:
-            session.touched_hosts.add(before)
+    # Its own host is concerned even if nothing changed: an earlier write may not have been applied yet.
+    _touch_own(session, row)
+    if changed and before:
+        session.touched_hosts.add(before)
 
 
 def _change_addresses(session: Session, subject: Subject, row: Row, fields: PortFields) -> bool:

@@ -223,3 +223,11 @@ def test_what_other_hosts_do_not_see_of_a_port_is_not_waited_for_there(server, w
     assert (applied.hosts, applied.missing) == (("host1",), ())
     moved = writer.set_port("vm1", PortFields(host="host3"))
     assert set(writer.wait_applied(moved, timeout=0).missing) == {"host1", "host2", "host3"}
+
+
+def test_a_call_that_changes_nothing_still_waits_for_the_host_of_the_port(server, writer):
+    written = writer.set_port("vm1", PortFields(host="host1"))
+    assert not written.changed
+    assert writer.wait_applied(written, timeout=0).missing == ("host1",)
+    FakeAgent(server, writer, "host1").applied(written.revision)
+    assert writer.wait_applied(written, timeout=10).missing == ()
