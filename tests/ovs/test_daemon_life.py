@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -49,6 +50,8 @@ def test_a_port_is_up_in_the_store_when_its_interface_appears(host, writer):
     wait_until(lambda: writer.get_port("vm0").up)
     assert not writer.get_port("vm1").up
     assert writer.get_host("host1").tunnel_address == "198.18.0.1"
+    assert host.process is not None
+    assert "greenlet" not in Path(f"/proc/{host.process.pid}/maps").read_text()
     assert any(key.startswith("table=60") and "reg1" in actions for key, actions in host.flows().items())
 
 
