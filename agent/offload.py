@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
@@ -48,7 +49,7 @@ class TxChecksum:
         self._ethtool.ifreq.value = ctypes.pointer(value)
         self._ethtool.ioctl()
 
-    def _call(self, device: str, call: Any) -> None:
+    def _call(self, device: str, call: Callable[[], None]) -> None:
         try:
             self._ethtool.change_ifname(device)
             call()

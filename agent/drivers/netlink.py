@@ -5,6 +5,7 @@ The kernel works through all messages of one ``sendmsg`` before it returns, so w
 is sent together is done in one step: a process that is killed leaves all of it or
 nothing.  ``IPRoute`` sends one request at a time, builds each in 1.5 ms, and runs an
 asyncio loop in the calling thread; its message classes and ``IPRSocket`` do without.
+(Figures and the parts of the library that are used here are those of 0.9.7.)
 
 A socket belongs to the namespace in which it is made and to one thread at a time.
 It joins no multicast group, so that changes of others are not queued for it.

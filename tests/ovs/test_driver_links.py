@@ -216,6 +216,19 @@ def test_a_device_of_ours_that_leads_elsewhere_is_read_with_what_it_leads_to(dri
     assert driver.observe({"qvb1": OWNER}) == {"qvb1": replace(INNER, master="foreign")}
 
 
+def test_nothing_of_ours_is_missed_while_other_devices_come_and_go(driver):
+    driver.apply(creating(*ALL.values()))
+    others = "".join(f"link add foreign{n} type veth peer name other{n}\n" for n in range(60))
+    subprocess.run(("ip", "-batch", "-"), input=others, check=True, text=True)  # the list takes several messages
+    churn = "while ip link add x1 type bridge && sleep 0.02 && ip link del x1 && sleep 0.02; do :; done"
+    restless = subprocess.Popen(["sh", "-c", churn])
+    try:
+        assert all(driver.observe() == ALL for _ in range(100))
+    finally:
+        restless.terminate()
+        restless.wait()
+
+
 def test_offload_is_told_and_switched_like_ethtool_does(driver):
     driver.apply(creating(*ALL.values()))
     with TxChecksum() as checksum:
