@@ -99,9 +99,13 @@ class Namespaces:
         with contextlib.suppress(FileNotFoundError):
             pins.rmdir()
 
-    def contains_us(self) -> bool:
-        """Tell whether the calling process itself is in one of the namespaces."""
-        return _is_in(os.getpid(), self._identities())
+    def contains_us(self, processes: Iterable[int]) -> bool:
+        """Tell whether the calling process is in one of the namespaces, or in one of those that *processes* are in.
+
+        From inside of a host not all pins are visible, but the processes are.
+        """
+        theirs = (_identity(f"/proc/{pid}/ns/{kind}") for pid in processes for kind in ("net", "mnt"))
+        return _is_in(os.getpid(), self._identities().union(identity for identity in theirs if identity is not None))
 
     def _pins(self, owner: str) -> tuple[Path, Path]:
         return self._paths.pins / f"{owner}.net", self._paths.pins / f"{owner}.mnt"

@@ -117,6 +117,11 @@ class ProcessFolder:
         """Return a process that was remembered, alive or not."""
         return _read(self._folder / f"{name}.json")
 
+    def all(self) -> list[ProcessRecord]:
+        """Return all that was remembered and can be read."""
+        records = (_read(path) for path in self._folder.glob("*.json"))
+        return [record for record in records if record is not None]
+
 
 def tail(log: Path, lines: int = 15) -> str:
     """Return the last lines of a log, for an error message."""

@@ -12,6 +12,7 @@ import fcntl
 import json
 import os
 import shutil
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -168,26 +169,31 @@ def remove(name: str) -> bool:
     Ends every process in its namespaces, lets go of the namespaces and removes the folder.
     """
     paths = sandbox_paths(name)
-    with contextlib.suppress(FileNotFoundError), _locked(paths):
-        if Namespaces(paths).contains_us():
+    if not paths.root.is_dir():
+        return False
+    with _locked(paths):
+        running = [record.pid for record in ProcessFolder(paths.processes).all() if record.is_alive()]
+        if Namespaces(paths).contains_us(running):
             raise InputError(f"sandbox {name}: this command runs inside of it; run it outside")
         _clean(paths)
-        return True
-    return False
+    return True
 
 
 def _clean(paths: SandboxPaths) -> None:
     namespaces = Namespaces(paths)
+    # The sweep finds them all, unless the pins were mounted where we cannot see them.
+    for record in ProcessFolder(paths.processes).all():
+        record.send(signal.SIGKILL)
     namespaces.sweep()
     namespaces.remove()
-    shutil.rmtree(paths.root, ignore_errors=False)
+    shutil.rmtree(paths.root)
     with contextlib.suppress(OSError):
         ROOT.rmdir()  # stays while there are others
 
 
 @contextlib.contextmanager
 def _locked(paths: SandboxPaths) -> Iterator[None]:
-    """Hold the sandbox's lock; InputError when somebody else holds it, FileNotFoundError without a folder."""
+    """Hold the sandbox's lock; InputError when somebody else holds it."""
     descriptor = os.open(paths.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         try:

@@ -208,6 +208,14 @@ def namespace_entered(pid: int) -> bool:
     return Path(f"/proc/{pid}/ns/net").readlink() != Path("/proc/self/ns/net").readlink()
 
 
+def test_down_from_inside_is_refused(lab: Lab) -> None:
+    program = [sys.executable, "-m", "agent.cli.main", "sandbox", "--name", lab.sandbox.name, "down"]
+    done = lab.run("host1", "env", f"PYTHONPATH={REPOSITORY}", *program)
+    assert done.returncode == 1
+    assert "run it outside" in done.stderr
+    assert lab.ping("host1", "198.18.0.2")
+
+
 def test_down_with_nothing_there_is_no_error() -> None:
     name = unique_name()
     for _ in range(2):
