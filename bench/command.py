@@ -39,7 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description="Measure, with a floor beside each figure.")
-    parser.add_argument("name", nargs="*", choices=[[], *registry.names()], help="what to measure (default: all)")
+    parser.add_argument(
+        "name", nargs="*", type=_name, metavar="NAME", help=f"{', '.join(registry.names())} (default: all)"
+    )
     parser.add_argument("--json", action="store_true", help="print only JSON, one object a line")
     parser.add_argument(
         "--quick", action="store_true", help="few ports, once each: shows that it works, measures little"
@@ -48,11 +50,17 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+def _name(text: str) -> str:
+    if text not in registry.names():
+        raise argparse.ArgumentTypeError(f"{text} is not one of {', '.join(registry.names())}")
+    return text
+
+
 def _ports(text: str) -> tuple[int, ...]:
-    numbers = sorted({int(word) for word in text.split(",")})
-    if numbers[0] < 1:
-        raise ValueError(text)
-    return tuple(numbers)
+    words = text.split(",")
+    if not all(word.isdecimal() and int(word) for word in words):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers from 1 up, as in 1,10,100")
+    return tuple(sorted({int(word) for word in words}))
 
 
 def _end(number: int, frame: FrameType | None) -> None:

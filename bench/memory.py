@@ -6,11 +6,13 @@ pages that are shared with other processes in full, PSS by its share; the peak i
 highest RSS up to then, so that of the first pass.  The store's ``ovsdb-server`` is
 counted apart.  The floor is a process that imports what the agent imports.
 
-The cost of a port and of an endpoint are differences of PSS, divided.
+The cost of a port and of an endpoint are differences of what the process has allocated,
+divided: PSS would also move with every other Python process of the machine.
 """
 
 from __future__ import annotations
 
+import statistics
 import subprocess
 import sys
 import time
@@ -29,7 +31,7 @@ NAME = "memory"
 ENDPOINTS, MANY_ENDPOINTS = 2_000, 10_000
 QUICK_ENDPOINTS, QUICK_MANY_ENDPOINTS = 50, 100
 REPEATS = 3
-SETTLE = 3.0  # seconds after the first pass
+SETTLE, QUICK_SETTLE = 3.0, 0.2  # seconds after the first pass
 IMPORT = "import agent.__main__, sys; print(flush=True); sys.stdin.read()"
 
 
@@ -40,50 +42,53 @@ class Usage:
     agent: list[Memory]
     store: list[Memory]
 
-    def pss(self) -> float:
-        """The agent's middle PSS."""
-        return sorted(each.pss for each in self.agent)[len(self.agent) // 2]
+    def own(self) -> float:
+        """What the agent has allocated, the median of the samples."""
+        return statistics.median(each.own for each in self.agent)
 
 
 def run(options: Options) -> Result:
     """Measure each load with fresh processes."""
     endpoints = QUICK_ENDPOINTS if options.quick else ENDPOINTS
     many = QUICK_MANY_ENDPOINTS if options.quick else MANY_ENDPOINTS
-    repeats = 1 if options.quick else REPEATS
-    floor = [imports_only() for _ in range(repeats)]
+    floor = [imports_only() for _ in range(_repeats(options))]
     figures: list[Figure] = []
     with lab(NAME) as place:
-        empty = measure(place, repeats)
+        empty = measure(place, options)
         figures += _figures(empty, {"ports": 0, "endpoints": 0}, floor)
         place.start_agent()
         wiring.plug(place, place.add_ports(options.most))
-        ports = measure(place, repeats)
+        ports = measure(place, options)
         figures += _figures(ports, {"ports": options.most, "endpoints": 0}, floor)
         place.add_foreign_ports(endpoints)
-        both = measure(place, repeats)
+        both = measure(place, options)
         params = {"ports": options.most, "endpoints": endpoints}
         figures += _figures(both, params, floor)
         figures.append(_each("per-port", ports, empty, options.most, {"ports": options.most}))
         figures.append(_each("per-endpoint", both, ports, endpoints, params))
     with lab(NAME) as place:
         place.add_ports(1)
-        one = measure(place, repeats)
+        one = measure(place, options)
         place.add_foreign_ports(many)
-        crowd = measure(place, repeats)
+        crowd = measure(place, options)
         params = {"ports": 1, "endpoints": many}
         figures += _figures(crowd, params, floor)
         figures.append(_each("per-endpoint", crowd, one, many, params))
     return Result(NAME, figures)
 
 
-def measure(place: Lab, repeats: int) -> Usage:
-    """Start the agent afresh *repeats* times and look at it when it rests."""
+def _repeats(options: Options) -> int:
+    return 1 if options.quick else REPEATS
+
+
+def measure(place: Lab, options: Options) -> Usage:
+    """Start the agent afresh, some times, and look at it when it rests."""
     usage = Usage([], [])
-    for _ in range(repeats):
+    for _ in range(_repeats(options)):
         place.stop_agent()
         place.start_agent()
         place.wait_idle()
-        time.sleep(SETTLE)
+        time.sleep(QUICK_SETTLE if options.quick else SETTLE)
         usage.agent.append(memory(place.agent().pid))
         usage.store.append(memory(place.store().pid))
     place.stop_agent()
@@ -112,4 +117,5 @@ def _figures(usage: Usage, params: Params, floor: list[Memory]) -> Iterator[Figu
 
 
 def _each(name: str, more: Usage, less: Usage, count: int, params: Params) -> Figure:
-    return Figure(name, BYTES, [(more.pss() - less.pss()) / count], params)
+    """Return what one of *count* objects costs that *more* has and *less* has not."""
+    return Figure(name, BYTES, [(more.own() - less.own()) / count], params)

@@ -13,17 +13,23 @@ _CPU_FIELDS = slice(11, 15)  # /proc/PID/stat utime, stime, cutime, cstime, coun
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Bytes: resident, proportional share of what is resident, and the highest that resident ever was."""
+    """Bytes.
+
+    ``rss`` is resident, ``pss`` its share of what is resident, ``own`` what it has
+    allocated itself (no page of a file), ``peak`` the highest that rss ever was.
+    """
 
     rss: int
     pss: int
+    own: int
     peak: int
 
 
 def memory(pid: int) -> Memory:
     """Return the memory of a process."""
     rollup = _kibibytes(Path(f"/proc/{pid}/smaps_rollup"))
-    return Memory(rollup["Rss"], rollup["Pss"], _kibibytes(Path(f"/proc/{pid}/status"))["VmHWM"])
+    peak = _kibibytes(Path(f"/proc/{pid}/status"))["VmHWM"]
+    return Memory(rollup["Rss"], rollup["Pss"], rollup["Anonymous"], peak)
 
 
 def cpu_seconds(pid: int) -> float:
