@@ -16,7 +16,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
+import subprocess
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -30,14 +32,18 @@ NsIdentity = tuple[int, int]  # device and inode of a namespace, as stat(2) give
 
 SWEEP_TIMEOUT = 15.0  # seconds for all processes of a sandbox to end
 
-# Runs inside the new namespaces.  $1 is what becomes /run/netns.
+# Runs inside the new namespaces.  $1 is what becomes /run/netns.  It ends with its standard
+# input: when the pins are mounted, or when we have died before that.
 _SET_UP = """
-set -e
 mkdir -p /run/netns
 mount --bind "$1" /run/netns
 mount -t sysfs sysfs /sys
 ip link set lo up
+echo ready
+read -r _ || exit 0
 """
+# The kernel makes no network namespace while it clears away others, which may take seconds.
+CREATE_TIMEOUT = 60.0
 
 
 class Namespaces:
@@ -55,14 +61,27 @@ class Namespaces:
     def create(self, owner: str, netns_folder: Path) -> None:
         """Make the network and mount namespace of *owner*, with loopback up."""
         netns_folder.mkdir(parents=True, exist_ok=True)
-        net, mnt = self._pins(owner)
-        net.touch()
-        mnt.touch()
-        # Until the pins are mounted nothing tells that this process is ours, and while the kernel
-        # clears away other namespaces it may wait for seconds: it must not outlive us.
-        with_us = ["setpriv", "--pdeathsig", "KILL"]
-        unshare = ["unshare", f"--net={net}", f"--mount={mnt}", "--propagation", "private"]
-        run([*with_us, *unshare, "sh", "-c", _SET_UP, "sh", str(netns_folder)])
+        argv = ["unshare", "--net", "--mount", "--propagation", "private"]
+        argv += ["sh", "-ec", _SET_UP, "sh", str(netns_folder)]
+        pipe = subprocess.PIPE
+        # Not unshare's own way to pin them: its helper waits for ever when unshare is killed.
+        with subprocess.Popen(argv, stdin=pipe, stdout=pipe, stderr=subprocess.STDOUT) as process:
+            try:
+                self._pin(owner, process)
+            except BaseException:
+                process.kill()
+                raise
+
+    def _pin(self, owner: str, process: subprocess.Popen[bytes]) -> None:
+        """Wait until *process* has set its namespaces up, and mount them on the pins."""
+        if process.stdout is None or not select.select([process.stdout], [], [], CREATE_TIMEOUT)[0]:
+            raise ApplyError(f"{owner}: its namespaces are not made after {CREATE_TIMEOUT:g} s")
+        if (said := process.stdout.readline()) != b"ready\n":
+            rest = (said + process.stdout.read()).decode(errors="replace").strip()
+            raise ApplyError(f"{owner}: its namespaces cannot be made: {rest}")
+        for kind, pin in zip(("net", "mnt"), self._pins(owner), strict=True):
+            pin.touch()
+            run(["mount", "--bind", f"/proc/{process.pid}/ns/{kind}", str(pin)])
 
     def enter(self, owner: str, *, directory: str = "/") -> list[str]:
         """Return the words that, put before a command, run it in the namespaces of *owner*.
