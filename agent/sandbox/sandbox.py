@@ -18,15 +18,17 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
-from agent.core.errors import InputError
+from agent.core.errors import ApplyError, InputError
 from agent.sandbox import underlay
 from agent.sandbox.host import SimulatedHost
 from agent.sandbox.layout import ROOT, SandboxPaths, host_names, sandbox_paths, underlay_address
 from agent.sandbox.namespaces import Namespaces
 from agent.sandbox.process import ProcessFolder
 from agent.sandbox.store import SandboxStore
+from agent.sandbox.tools import wait_until
 
 FORMAT = 1  # of sandbox.json
+LOCK_TIMEOUT = 2.0  # seconds
 What = Literal["agent", "ovs", "store"]
 T = TypeVar("T")
 
@@ -195,11 +197,19 @@ def _clean(paths: SandboxPaths) -> None:
 def _locked(paths: SandboxPaths) -> Iterator[None]:
     """Hold the sandbox's lock; InputError when somebody else holds it."""
     descriptor = os.open(paths.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+    def is_ours() -> bool:
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        return False
+
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"sandbox {paths.name}: another command is at work on it; try again") from None
+            # Of a command that was killed a child may hold it for a moment, until it executes.
+            wait_until(f"sandbox {paths.name}: another command is at work on it; try again", is_ours, LOCK_TIMEOUT)
+        except ApplyError as err:
+            raise InputError(str(err)) from None
         yield
     finally:
         os.close(descriptor)
