@@ -24,7 +24,10 @@ from typing import Any
 from ovs import poller
 from ovs.db import idl as ovs_idl
 
+from agent import ovsdb_json
 from agent.core.errors import StoreError
+
+ovsdb_json.install()
 
 LOG = logging.getLogger(__name__)
 

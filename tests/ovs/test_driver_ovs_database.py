@@ -8,7 +8,7 @@ from agent.core.items import OvsBridge, OvsPort
 from agent.core.plan import Delta, ObjectId
 from agent.drivers.ovs import OvsDriver
 from agent.drivers.switch import LocalSwitch
-from tests.fakes.openvswitch import OpenVSwitch, wait_until
+from tests.fakes.openvswitch import OpenVSwitch, accepts, wait_until
 
 BRIDGE = {"bridge/br-int": OvsBridge("br-int")}
 TUNNEL = {"port/hp-vxlan": OvsPort("hp-vxlan", "br-int", "vxlan", (("key", "flow"), ("remote_ip", "flow")))}
@@ -50,6 +50,7 @@ def test_makes_bridge_port_and_number_in_one_go_and_reads_the_same_back(ovs, dri
     assert driver.observe() == items
     assert driver.observe({"port/hp-vxlan": OWNER, "port/no": OWNER}) == TUNNEL
     assert ovs.vsctl("get-fail-mode", "br-int").strip() == "secure"
+    wait_until(lambda: accepts(ovs.folder / "br-int.mgmt"))  # the driver does not wait for ovs-vswitchd
     wait_until(lambda: "hp-vxlan" in ovs.ofctl("show", "MGMT"))
 
 
