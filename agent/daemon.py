@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from agent import __version__, logs, preview
+from agent.announcements import Announcements
 from agent.config import AgentConfig
 from agent.core.errors import Actor, AgentError, Problem
 from agent.core.inputs import HoldLimits, SnapshotChooser
@@ -28,7 +29,6 @@ from agent.core.report import AgentState, ItemState, PassReport, PortState
 from agent.drivers.announcer import Announcer
 from agent.drivers.flows import FlowsDriver
 from agent.drivers.switch import LocalSwitch
-from agent.l2.announce import announcements
 from agent.l2.pipeline import Table
 from agent.l2.settings import LocalSettings
 from agent.planner import Planning
@@ -90,6 +90,7 @@ class Daemon:
         self._ports: Mapping[PortId, PortState] | None = None
         self._log = logs.StateChangeLog(LOG)
         self._read_back = ReadBack(parts.drivers, time.monotonic, config.passes.resync_interval)
+        self._announcements = Announcements(parts.announcer, time.monotonic)
         self._reporter = StatusReporter(parts.status_writer, time.monotonic, time.time)
         self._state = AgentState(config.host, __version__, time.time(), store_address=",".join(config.store.connection))
         self.on_converged: Callable[[], None] = lambda: None
@@ -203,13 +204,20 @@ class Daemon:
             while not self._requests.empty():
                 self._requests.get()()
             self._advance(dict(reasons))
+            if self._done_with is not None:
+                self._announcements.step(self._done_with[0], self._parts.switch.view())
             self._reporter.flush(lambda: self._parts.wake.set("reported"))
 
     def _until_due(self) -> float:
         """Return the seconds until something is to be done without being woken."""
         now = time.monotonic()
         at_most = 60.0 if self._state.applied_at is not None else 1.0
-        times = (self._read_back.next_due(), self._parts.reconciler.next_due(), self._reporter.next_due())
+        times = (
+            self._read_back.next_due(),
+            self._parts.reconciler.next_due(),
+            self._reporter.next_due(),
+            self._announcements.next_due(),
+        )
         return max(min(due for due in (*times, now + at_most) if due is not None) - now, 0.0)
 
     def _advance(self, reasons: dict[str, float]) -> None:
@@ -265,7 +273,7 @@ class Daemon:
         self._reporter.flush(lambda: parts.wake.set("reported"))
         up = [port for port, state in self._ports.items() if state.up and not (port in before and before[port].up)]
         self._note_wiring(up, report, reasons)
-        self._announce(up, snapshot)
+        self._announcements.add(up, snapshot)
         parts.reconciler.verify_written()
         if self._observer is not None:
             self._observer.observe_pass(report)
@@ -376,16 +384,6 @@ class Daemon:
             self._observer.observe_wiring("plan", waited)
             self._observer.observe_wiring("apply", report.seconds + report.plan_seconds)
             self._observer.observe_wiring("total", ended - seen)
-
-    def _announce(self, up: list[PortId], snapshot: HostSnapshot) -> None:
-        """Tell the neighbours of ports that have just appeared here where they are now."""
-        frames: list[tuple[int, bytes]] = []
-        for port_id in up:
-            port, state = snapshot.ports[port_id], (self._ports or {})[port_id]
-            if state.ofport is not None:
-                frames += [(state.ofport, frame) for frame in announcements(port)]
-        if frames:
-            self._parts.announcer.announce(frames)
 
     def _preview(self) -> Mapping[str, object]:
         """Plan the store's present state from scratch and compare it with what is there."""

@@ -221,7 +221,7 @@ class Reconciler:
                 differing = self._read_whole(driver) if name in self._unread else self._believed(driver, changed, now)
             except AgentError as err:
                 self._lose(name, err)
-                work.operations[name] = Operations(failed=len(self._desired.owners(name)))
+                work.operations[name] = Operations(failed=1, failures={"unreadable": 1})
                 continue
             drifted = sum(1 for key in differing if key not in changed and self._has_drifted(ItemRef(name, key)))
             work.deltas[name] = _delta(name, self._desired, differing, sweep=sweep)

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""When ports that have appeared here are announced, and how often.
+
+Each announcement is a broadcast, which costs the switch as much as the network has
+ports: 400 at once would keep it busy for seconds.  So they are sent a few at a time,
+physical networks first, where switches outside have to learn the new place.  There
+an announcement is repeated, as hypervisors do after a migration: one frame may be
+lost, or undone by a last frame from the old place.  On other networks nobody learns
+places, and one is enough.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+from agent.core.model import HostSnapshot, PortId, SwitchView
+from agent.l2.announce import announcements
+
+AT_ONCE = 8  # ports in one step
+PACE = 0.1  # seconds between two steps
+REPEATS = (0.15, 0.5, 2.0)  # seconds after the first, on physical networks
+_PHYSICAL, _OTHER = 0, 1
+
+
+class Sender(Protocol):
+    """Sends (OpenFlow port number, Ethernet frame); never raises for what the switch does."""
+
+    def announce(self, frames: Iterable[tuple[int, bytes]]) -> None:
+        """Send *frames*."""
+
+
+class Announcements:
+    """Ports that are to be announced; used by the reconcile thread."""
+
+    def __init__(self, sender: Sender, monotonic: Callable[[], float]) -> None:
+        self._sender = sender
+        self._monotonic = monotonic
+        self._queue: list[tuple[float, int, int, PortId]] = []  # due, urgency, order, port
+        self._order = itertools.count()
+        self._not_before = 0.0
+
+    def add(self, ports: Iterable[PortId], snapshot: HostSnapshot) -> None:
+        """Announce *ports* of *snapshot*, the first time as soon as it is their turn."""
+        now = self._monotonic()
+        for port_id in ports:
+            port = snapshot.ports.get(port_id)
+            network = None if port is None else snapshot.networks.get(port.network)
+            physical = network is not None and network.type.is_physical
+            for delay in (0.0, *REPEATS) if physical else (0.0,):
+                urgency = _PHYSICAL if physical else _OTHER
+                heapq.heappush(self._queue, (now + delay, urgency, next(self._order), port_id))
+
+    def next_due(self) -> float | None:
+        """Return the monotonic time of the next step, None if nothing is waiting."""
+        return max(self._queue[0][0], self._not_before) if self._queue else None
+
+    def step(self, snapshot: HostSnapshot, switch: SwitchView) -> None:
+        """Send what is due, at most a few; ports that are gone meanwhile are passed over."""
+        now = self._monotonic()
+        frames: list[tuple[int, bytes]] = []
+        for _ in range(AT_ONCE):
+            due = self.next_due()
+            if due is None or due > now:
+                break
+            port_id = heapq.heappop(self._queue)[3]
+            port, interface = snapshot.ports.get(port_id), switch.interfaces.get(port_id)
+            if port is not None and interface is not None and interface.ofport is not None:
+                frames += [(interface.ofport, frame) for frame in announcements(port)]
+        if frames:
+            self._sender.announce(frames)
+            self._not_before = self._monotonic() + PACE

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ports are announced a few at a time; on physical networks first, and more than once."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+
+from agent.announcements import AT_ONCE, PACE, REPEATS, Announcements
+from agent.core.model import PortId
+from tests.golden.host_states import Clock
+from tests.golden.l2_world import World
+
+
+class Wire:
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self.sent: list[tuple[float, int]] = []
+
+    def announce(self, frames) -> None:
+        self.sent += [(self._clock.time, ofport) for ofport, _ in frames]
+
+
+def run(world: World, ports, seconds: float = 10.0, gone=()) -> list[tuple[float, int]]:
+    clock = Clock()
+    wire = Wire(clock)
+    queue = Announcements(wire, clock)
+    queue.add(ports, world.snapshot())
+    for port in gone:
+        del world.ports[port]
+    end = clock.time + seconds
+    while (due := queue.next_due()) is not None and due <= end:
+        clock.time = max(clock.time, due)
+        queue.step(world.snapshot(), world.switch())
+    assert queue.next_due() is None
+    return [(time - 1000.0, ofport) for time, ofport in wire.sent]
+
+
+def crowd(count: int) -> World:
+    world = World()
+    world.network("blue", "vxlan", 77)
+    world.network("lan", "vlan", 10)
+    for number in range(1, count + 1):
+        world.port(number, "blue", f"10.0.{number >> 8}.{number & 255}")
+    world.port(900, "lan", "192.168.0.1")
+    return world
+
+
+def test_many_ports_are_announced_a_few_at_a_time():
+    world = crowd(100)
+    sent = run(world, [PortId(f"p{number}") for number in range(1, 101)], seconds=60)
+    assert Counter(ofport for _, ofport in sent) == dict.fromkeys(range(1, 101), 1)
+    assert max(Counter(time for time, _ in sent).values()) <= AT_ONCE
+    times = sorted({time for time, _ in sent})
+    assert all(later - earlier >= PACE * 0.99 for earlier, later in itertools.pairwise(times))
+
+
+def test_a_port_of_a_physical_network_comes_first_and_is_repeated():
+    world = crowd(20)
+    sent = run(world, [*(PortId(f"p{number}") for number in range(1, 21)), PortId("p900")])
+    assert sent[0] == (0.0, 900)
+    assert len([ofport for _, ofport in sent if ofport == 900]) == 1 + len(REPEATS)
+
+
+def test_a_port_that_is_gone_meanwhile_is_passed_over():
+    assert run(crowd(2), [PortId("p1"), PortId("p2")], gone=[PortId("p1")])[0][1] == 2
