@@ -14,19 +14,10 @@ from agent.core.reconciler import Reconciler
 from agent.core.report import ItemState
 from agent.core.retry import Backoff
 from tests.fakes.drivers import Crash, FakeDriver, FakeSlicedDriver, Fuse
+from tests.golden.host_states import Clock
 
 DRIVERS = ("links", "ovs", "flows")
 FOREIGN = {"foreign": "not ours"}
-
-
-class Clock:
-    """Seconds that pass only when a test says so."""
-
-    def __init__(self) -> None:
-        self.time = 1000.0
-
-    def __call__(self) -> float:
-        return self.time
 
 
 class Host:
