@@ -77,6 +77,7 @@ class SnapshotChooser:
             LOG.warning("no longer held: applying revision %d", live.revision)
             self.hold = None
         self.accepted = live
+        self._saved = None  # compared with once; thousands of endpoints are not kept twice
         return live
 
     def release(self, live: HostSnapshot) -> None:
