@@ -5,6 +5,12 @@ A flow is ours if the top 16 bits of its cookie say so; the next 16 say whose it
 One bundle per pass, which the switch takes as a whole or not at all; reading back
 is one dump, of everything or of the flows whose cookies look like those asked for.
 
+A thousand new flows and more go in a few bundles at once, all of one object's in the
+same, and what changes or goes follows in one more.  ``ovs-vswitchd`` takes 50
+messages of a connection in each turn of its main loop, and with 400 ports a turn
+takes milliseconds: four connections halve the time until a restarted switch forwards
+(6,500 flows, 400 ports: 0.25 instead of 0.55 s).
+
 It speaks over the bridge's management socket and is no controller, so nothing in
 the switch's configuration can cut it off.  The tables of ``br-int`` are ours: a
 foreign flow with exactly the table, priority and match of one of ours is replaced;
@@ -18,6 +24,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 from agent.command import Runner
 from agent.core import naming
@@ -34,6 +41,8 @@ from agent.drivers.flow_text import (
     render_mods,
 )
 
+PARALLEL_FLOWS = 1000  # new flows from which on they are spread over LANES connections
+LANES = 4
 SLICE_FLOWS = 400  # flows in a slice: about 5 ms to read
 MAX_SLICES = 1 << 16  # the owner's hash has 16 bits
 MAX_TRIES = 32  # bundles sent in one pass while flows are being refused
@@ -84,16 +93,26 @@ class FlowsDriver:
         return dict(self._dump(cookie_filter(index, of - 1)))
 
     def apply(self, delta: Delta) -> dict[Key, Exception]:
-        """Write *delta* as one bundle; flows that are refused are left out of the next try.
+        """Write *delta*, as one bundle unless it is large; flows that are refused are left out of the next try.
 
         Raises CommandError when the switch cannot be reached or gave no answer in time.
         """
+        if len(delta.creates) < PARALLEL_FLOWS:
+            failed = self._write(delta)
+        else:
+            with ThreadPoolExecutor(LANES, "flows") as pool:
+                failed = {key: error for lane in pool.map(self._write, _lanes(delta)) for key, error in lane.items()}
+            failed |= self._write(Delta({}, delta.updates, delta.deletes, delta.owners))
+        self._count(delta, failed)
+        return failed
+
+    def _write(self, delta: Delta) -> dict[Key, Exception]:
+        """Write *delta* as one bundle."""
         mods = render_mods(delta)
         failed: dict[Key, Exception] = {}
         for _ in range(MAX_TRIES):
             refused = self._send(mods)
             if not refused:
-                self._count(delta, failed)
                 return failed
             failed.update({key: ApplyError(f"flow {key}: {reason}") for key, reason in refused.items()})
             mods = [mod for mod in mods if mod.key not in refused]
@@ -138,6 +157,14 @@ class FlowsDriver:
     def _count(self, delta: Delta, failed: Mapping[Key, Exception]) -> None:
         self._per_table.update(_table_of(key) for key in delta.creates if key not in failed)
         self._per_table.subtract(_table_of(key) for key in delta.deletes if key not in failed)
+
+
+def _lanes(delta: Delta) -> list[Delta]:
+    """Return the new flows of *delta* in parts; what belongs to one object stays together."""
+    lanes: list[dict[Key, Value]] = [{} for _ in range(LANES)]
+    for key, actions in delta.creates.items():
+        lanes[naming.owner_hash(delta.owners[key]) % LANES][key] = actions
+    return [Delta(creates=lane, owners=delta.owners) for lane in lanes]
 
 
 def _table_of(key: Key) -> int:

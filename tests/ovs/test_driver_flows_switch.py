@@ -151,3 +151,29 @@ def test_eight_thousand_flows_are_written_and_read_near_the_switch_s_own_pace(dr
     print(f"8,000 flows: written in {written - started:.3f} s, read in {read - written:.3f} s")
     assert written - started < 2.0
     assert read - written < 1.0
+
+
+def test_many_new_flows_over_several_connections_are_as_good_as_one_bundle(ovs, driver):
+    driver.apply(creating(FLOWS))
+    by_hand(ovs, "cookie=0x77,table=9,priority=8,tun_id=0x2a,actions=drop")
+    crowd = {f"table=60,priority=100,metadata=0x{n:x}": f"output:{n}" for n in range(1, 1501)}
+    owners = {key: PORTS[n % len(PORTS)] for n, key in enumerate(crowd)}
+    bad = "table=60,priority=100,metadata=0xbad"
+    changed = "table=0,priority=0"
+    delta = Delta(
+        creates={**crowd, bad: "output:0xffffff00,nonsense"},
+        updates={changed: ("drop", "output:1")},
+        deletes={"table=9,priority=7,tun_id=0x2a": "drop"},
+        owners={**owners, bad: PORTS[3], changed: PORTS[0]},
+    )
+
+    assert list(driver.apply(delta)) == [bad]
+
+    wanted = {**FLOWS, **crowd, changed: "output:1"}
+    del wanted["table=9,priority=7,tun_id=0x2a"]
+    assert driver.observe() == wanted
+    assert sum(driver.flow_counts().values()) == len(wanted)
+    assert driver.observe_slice(naming.owner_hash(PORTS[3]) % 4, 4).keys() >= {
+        key for key, owner in owners.items() if owner == PORTS[3]
+    }
+    assert "0x77" in ovs.ofctl("--no-stats", "dump-flows", "MGMT", "table=9")
