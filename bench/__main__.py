@@ -9,4 +9,7 @@ sys.modules["eventlet"] = None  # type: ignore[assignment]
 if __name__ == "__main__":
     from bench.command import main
 
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)  # as a shell says it; all that was made has been taken down
