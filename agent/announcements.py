@@ -57,6 +57,10 @@ class Announcements:
         """Return the monotonic time of the next step, None if nothing is waiting."""
         return max(self._queue[0][0], self._not_before) if self._queue else None
 
+    def postpone(self, seconds: float) -> None:
+        """Send nothing for so long: the switch is not there."""
+        self._not_before = self._monotonic() + seconds
+
     def step(self, snapshot: HostSnapshot, switch: SwitchView) -> None:
         """Send what is due, at most a few; ports that are gone meanwhile are passed over."""
         now = self._monotonic()

@@ -43,6 +43,7 @@ from agent.wake import Wake
 
 LOG = logging.getLogger(__name__)
 
+SWITCH_RESTART_SECONDS = 2.0  # that a restart of ovs-vswitchd is given before ports are announced again
 STORED_STATUS_SECONDS = 2.0  # how long the first pass waits for the rows that an earlier process has left
 
 
@@ -166,6 +167,7 @@ class Daemon:
 
     def switch_lost(self) -> None:
         """Note that ``ovs-vswitchd`` has gone."""
+        self._requests.put(lambda: self._announcements.postpone(SWITCH_RESTART_SECONDS))
         self._parts.wake.set("switch")
 
     def switch_back(self, ofports: Mapping[str, int]) -> None:

@@ -64,3 +64,18 @@ def test_a_port_of_a_physical_network_comes_first_and_is_repeated():
 
 def test_a_port_that_is_gone_meanwhile_is_passed_over():
     assert run(crowd(2), [PortId("p1"), PortId("p2")], gone=[PortId("p1")])[0][1] == 2
+
+
+def test_nothing_is_sent_while_the_switch_is_away():
+    clock = Clock()
+    wire = Wire(clock)
+    queue = Announcements(wire, clock)
+    world = crowd(1)
+    queue.add([PortId("p1")], world.snapshot())
+    queue.postpone(2.0)
+    queue.step(world.snapshot(), world.switch())
+    assert wire.sent == []
+    assert queue.next_due() == clock.time + 2.0
+    clock.time += 2.0
+    queue.step(world.snapshot(), world.switch())
+    assert len(wire.sent) == 1
