@@ -24,6 +24,7 @@ from agent.core.errors import ApplyError
 from agent.core.items import Link
 from agent.core.plan import Delta, Key, ObjectId, Value
 from agent.drivers.devices import Configure, Delete, Device, DeviceTable, MakeBridge, MakeVeth, Request
+from agent.drivers.link_scan import LazyTable
 
 PLUGGED_BY_COMMAND = f"{naming.ALIAS_PREFIX}plug:"
 _INDEXES = range(1 << 20, 1 << 24)  # far above those that the kernel gives out by itself
@@ -31,10 +32,14 @@ _INDEX_TRIES = 10
 
 
 def open_table(sysctl: Path = Path("/proc/sys/net/ipv6/conf")) -> DeviceTable:
-    """Return the devices of the thread's namespace."""
-    from agent.drivers.link_table import LinkTable  # loads a large library
+    """Return the devices of the thread's namespace; the library that reads them is loaded when there is one."""
 
-    return LinkTable(sysctl)
+    def load() -> DeviceTable:
+        from agent.drivers.link_table import LinkTable  # loads a large library
+
+        return LinkTable(sysctl)
+
+    return LazyTable(load)
 
 
 class LinksDriver:
