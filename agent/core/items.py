@@ -15,11 +15,15 @@ from typing import TypeAlias
 
 @dataclass(frozen=True, slots=True)
 class OvsBridge:
-    """A bridge of ours; key ``bridge/<name>`` of the ``ovs`` driver."""
+    """A bridge of ours; key ``bridge/<name>`` of the ``ovs`` driver.
+
+    ``speaks_openflow`` tells that the version that we speak is among its protocols.
+    """
 
     name: str
     datapath_type: str = ""
     fail_mode: str = "secure"
+    speaks_openflow: bool = True
 
 
 @dataclass(frozen=True, slots=True)

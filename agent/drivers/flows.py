@@ -63,7 +63,7 @@ class FlowsDriver:
 
     def flow_counts(self) -> Mapping[int, int]:
         """Return how many flows of ours each table holds, as last read and written."""
-        return {table: count for table, count in self._per_table.items() if count > 0}
+        return {table: count for table, count in list(self._per_table.items()) if count > 0}
 
     def observe(self, keys: Mapping[Key, ObjectId] | None = None) -> dict[Key, Value]:
         """Read back all flows of ours, or those of *keys* that carry their owner's mark.

@@ -86,7 +86,8 @@ def observe_rows(rows: SwitchRows, datapath_type: str) -> dict[Key, Value]:
         owners.update(dict.fromkeys(bridge.ports, bridge.name))
         if bridge.mark is not None:
             shown = bridge.datapath_type if datapath_type else ""
-            items[_BRIDGE + bridge.name] = OvsBridge(bridge.name, shown, bridge.fail_mode)
+            speaks = not bridge.protocols or OPENFLOW_VERSION in bridge.protocols
+            items[_BRIDGE + bridge.name] = OvsBridge(bridge.name, shown, bridge.fail_mode, speaks)
         if bridge.name == naming.INTEGRATION_BRIDGE:
             items.update(_allocations(bridge))
     for uuid, port in rows.ports.items():

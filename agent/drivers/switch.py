@@ -104,10 +104,14 @@ class LocalSwitch:
     def view(self) -> SwitchView:
         """Return what planners need to know; the same object until something has changed."""
         with self._lock:
-            if self._overlay.pending and self._monotonic() >= self._overlay.until:
+            expired = bool(self._overlay.pending) and self._monotonic() >= self._overlay.until
+            if expired:
                 self._overlay = _Overlay()
-                self._rebuild()
-            return self._view
+            changed = expired and self._rebuild()
+            view = self._view
+        if changed:
+            self._on_view()  # whoever asked may not be who has to act on it
+        return view
 
     def rows(self) -> SwitchRows:
         """Return all rows as last seen."""

@@ -95,15 +95,15 @@ class SwitchWatch:
 
     def _serve(self, connection: socket.socket, *, quiet: bool) -> None:
         """Hold *connection* until it ends; tell that the switch is back unless *quiet*."""
-        stream = _Stream(connection, self._stopped)
         try:
+            stream = _Stream(connection, self._stopped)
             ofports = stream.read_ports()
             self._connected.set()
             if not quiet:
                 LOG.info("Open vSwitch answers again at %s, with %d ports", self._path, len(ofports))
                 self._on_back(ofports)
             stream.answer_echoes()
-        except (_LostError, OSError) as err:
+        except (_LostError, OSError, struct.error) as err:
             if not self._connected.is_set():
                 LOG.debug("%s: %s", self._path, err)
                 return
@@ -122,6 +122,7 @@ class SwitchWatch:
                 connection.connect(f"/proc/self/fd/{folder}/{self._path.name}")
             finally:
                 os.close(folder)
+            connection.setblocking(False)  # from here on only what has been polled for is read
         except OSError:
             connection.close()
             return None
@@ -189,7 +190,7 @@ class _Stream:
         while len(data) < size:
             if self._stopped(wait, self._connection.fileno()):
                 raise _LostError("stopped")
-            more = self._connection.recv(size - len(data), socket.MSG_DONTWAIT)
+            more = self._connection.recv(size - len(data))
             if not more:
                 raise _LostError("the switch closed the connection")
             data += more
