@@ -72,6 +72,7 @@ class Reconciler:
         self._unread_attempts: dict[str, tuple[int, float]] = {}
         self._written: dict[str, dict[Key, ObjectId]] = {}
         self._read_once: set[str] = set()
+        self._sweeps = True  # whether the last pass deleted what nobody wants
         self._misread: dict[ItemRef, int] = {}  # how often in a row an item read back differently
 
     # What others may ask.
@@ -124,6 +125,7 @@ class Reconciler:
         """
         started, begun = self._now(), self._monotonic()
         resync = bool(self._unread)
+        self._sweeps = sweep
         touched, changed = self._desired.replace(plan.groups)
         work = self._compare(touched, sweep=sweep)
         self._apply(work)
@@ -200,7 +202,7 @@ class Reconciler:
         drifted = 0
         for key in _differences(driver.name, self._desired, actual, index, of):
             ref = ItemRef(driver.name, key)
-            if ref not in self._open:
+            if ref not in self._open and (self._sweeps or self._desired.owner(ref) is not None):
                 self._drift(ref, actual.get(key))
                 drifted += 1
         self._progress()
@@ -255,8 +257,9 @@ class Reconciler:
             actual = driver.observe({key: owners.get(key, ObjectId("")) for key in doubtful})
             for key in doubtful:
                 differing[key] = actual.get(key)
-                if actual.get(key) == self._desired.value(ItemRef(driver.name, key)):
-                    self._done(ItemRef(driver.name, key))
+                wanted = self._desired.value(ItemRef(driver.name, key))
+                if actual.get(key) == wanted or (wanted is None and not self._sweeps):
+                    self._done(ItemRef(driver.name, key))  # or nothing that can be done about it now
         return differing
 
     def _apply(self, work: _Work) -> None:
@@ -270,8 +273,13 @@ class Reconciler:
             else:
                 self._write(driver, Delta(delta.creates, delta.updates, {}, delta.owners), work)
                 deletes[driver.name] = Delta(deletes=delta.deletes)
-        for driver in reversed(self._drivers[: max(last, 0)]):
-            self._write(driver, deletes[driver.name], work)
+        for index in range(last - 1, -1, -1):
+            driver = self._drivers[index]
+            if deletes[driver.name] and any(later.name in self._unread for later in self._drivers[index + 1 :]):
+                # What uses these items may still be there: they are compared again once it can be taken away.
+                self.need_resync([driver.name], lost=True)
+            else:
+                self._write(driver, deletes[driver.name], work)
 
     def _gate(self, name: str, delta: Delta) -> Delta:
         """Take out of *delta* what must wait for something that has failed."""
@@ -374,9 +382,9 @@ class Reconciler:
         self._unread.add(name)
         self._unread_attempts[name] = (attempts, self._monotonic() + self._backoff.delay(attempts))
 
-    def unusable(self) -> frozenset[str]:
-        """Return the drivers whose subsystem could not be read or written at the last try."""
-        return frozenset(self._unread_attempts)
+    def unusable(self, attempts: int = 1) -> frozenset[str]:
+        """Return the drivers whose subsystem could not be read or written, *attempts* times in a row at least."""
+        return frozenset(name for name, (failed, _) in self._unread_attempts.items() if failed >= attempts)
 
 
 def _differences(

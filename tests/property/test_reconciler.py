@@ -159,6 +159,31 @@ def test_without_sweep_nothing_goes_away(first, second):
     check_end(host, second)
 
 
+def test_without_sweep_what_nobody_wants_is_left_alone_and_does_not_keep_the_loop_busy():
+    host = Host()
+    plan = plan_of(p={"flows": {"k": "v"}})
+    host.flows.tamper("stray", "x", ObjectId("p"))
+    host.run(plan, sweep=False)
+    host.ovs.tamper("stray", "y")
+    for driver in host.drivers:
+        assert host.reconciler.read_back(driver, 0, 1) == 0
+    assert host.reconciler.next_due() is None
+    assert host.flows.items == {"k": "v", "stray": "x"}
+    host.reconciler.need_resync()
+    host.settle(plan)
+    check_end(host, plan)
+
+
+def test_what_others_may_still_use_is_not_taken_away_before_they_are_gone():
+    host = Host()
+    host.run(plan_of(p={"ovs": {"number": "1"}, "flows": {"user": "1"}}))
+    host.flows.fail_apply(1)
+    host.run(Plan())
+    assert host.ovs.items == {"number": "1"}, "a flow that uses it is still there"
+    host.settle(Plan())
+    check_end(host, Plan())
+
+
 def plan_of(**groups: dict) -> Plan:
     return Plan({ObjectId(name): Group(ObjectId(name), items) for name, items in groups.items()})
 
