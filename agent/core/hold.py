@@ -14,11 +14,14 @@ def check(
 
     Counted are the ports of *accepted* that are plugged in now: what a removed port
     whose instance is gone loses is nothing.  Held is a state that would take away
-    more than *share* (0..1) of them and at least *minimum*.
+    more than *share* (0..1) of them and at least *minimum*; at least one, if it is of
+    another database.
     """
     plugged = {port for port in accepted.ports if port in switch.interfaces}
     removed = plugged - new.ports.keys()
-    if len(removed) < max(minimum, 1) or len(removed) <= share * len(plugged):
+    # Another database that does not know our ports is a mistake until somebody says that it is none.
+    replaced = bool(accepted.generation) and new.generation != accepted.generation
+    if len(removed) < (1 if replaced else max(minimum, 1)) or len(removed) <= share * len(plugged):
         return None
     text = (
         f"revision {new.revision} would remove {len(removed)} of the {len(plugged)} ports plugged in here; "

@@ -145,7 +145,13 @@ class SnapshotReader:
                 continue
             try:
                 noun = _FREEZE[table](row)
-            except rows.RowError as err:
+            except (rows.RowError, ValueError, TypeError, StopIteration) as unknown:
+                # A later version of the schema may hold values that we cannot even name.
+                err = (
+                    unknown
+                    if isinstance(unknown, rows.RowError)
+                    else rows.RowError("row", f"not understood: {unknown!r}")
+                )
                 self._drop(table, uuid)
                 name = rows.one(row, "name") if "name" in row._data else str(uuid)
                 text = f"{table.lower()} {name}: {err}"
@@ -186,6 +192,8 @@ class SnapshotReader:
             for network in {subnet.network for subnet in (before, after) if subnet is not None}:
                 members = [s for s in self._frozen["Subnet"].values() if s.network == network]
                 self._subnets[network] = tuple(sorted(members, key=lambda s: s.id))
+                if not members:
+                    del self._subnets[network]
 
     def _members(self, network: NetworkId) -> dict[EndpointId, Endpoint]:
         """Return the endpoints of *network* to be changed: copied once since the last snapshot."""
@@ -201,6 +209,9 @@ class SnapshotReader:
         changed, self._changed = self._changed, set()
         if last.in_sync and not changed and (generation, revision) == (last.generation, last.revision):
             return False
+        for network in self._unpublished:
+            if not self._endpoints[network]:
+                del self._endpoints[network]
         self._unpublished.clear()
         self._snapshot = HostSnapshot(
             host=self._host,
@@ -208,7 +219,7 @@ class SnapshotReader:
             revision=revision,
             in_sync=True,
             networks=_same({n.id: n for n in self._frozen["Network"].values() if n.id in needed}, last.networks),
-            subnets=_same({n: s for n, s in self._subnets.items() if n in needed and s}, last.subnets),
+            subnets=_same({n: s for n, s in self._subnets.items() if n in needed}, last.subnets),
             ports={port.id: port for port in self._frozen["Port"].values()} if "Port" in changed else last.ports,
             endpoints=_same({n: e for n, e in self._endpoints.items() if n in needed}, last.endpoints),
             hosts={host.name: host for host in self._frozen["Host"].values()} if "Host" in changed else last.hosts,

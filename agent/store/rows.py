@@ -33,6 +33,7 @@ from agent.core.model import (
 )
 
 _MAC = re.compile(r"(?:[0-9a-f]{2}:){5}[0-9a-f]{2}")
+_KNOWN_TYPES = frozenset(NetworkType)
 _LARGEST_SEGMENT = {NetworkType.VLAN: 4094, NetworkType.VXLAN: 16777215, NetworkType.GENEVE: 16777215}
 
 
@@ -74,7 +75,11 @@ def _shared(value: object) -> str:
 
 def network(row: Any) -> Network:
     """Freeze a Network row."""
-    kind = NetworkType(one(row, "type"))
+    try:
+        kind = NetworkType(one(row, "type"))
+    except ValueError:
+        text = f"type {one(row, 'type')!s} is not one that this version knows"
+        raise RowError("type", text, Actor.OPERATOR) from None
     segment, physnet = optional(row, "segmentation_id"), optional(row, "physnet")
     largest = _LARGEST_SEGMENT.get(kind)
     if largest is not None and (segment is None or not 1 <= segment <= largest):
@@ -151,7 +156,7 @@ def host(row: Any) -> Host:
     return Host(
         name=HostName(one(row, "name")),
         tunnel_address=tunnel_address,
-        encapsulations=frozenset(NetworkType(kind) for kind in many(row, "encapsulations")),
+        encapsulations=frozenset(NetworkType(kind) for kind in many(row, "encapsulations") if kind in _KNOWN_TYPES),
         bridge_mappings=MappingProxyType(mapping(row, "bridge_mappings")),
     )
 

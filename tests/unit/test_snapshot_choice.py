@@ -86,6 +86,16 @@ def test_a_held_state_is_applied_when_the_operator_says_so_or_the_ports_come_bac
     assert choice.hold is None
 
 
+def test_another_database_that_knows_none_of_the_ports_is_held_however_few_they_are(file):
+    choice = chooser(file)
+    first, other = snapshot(2), replace(snapshot(0), generation="")
+    choice.choose(first, plugged(2), 0.0, 0.0)
+    assert choice.choose(other, plugged(2), 0.0, 0.0) is first
+    assert choice.hold is not None
+    restored = replace(snapshot(2), generation="other")
+    assert choice.choose(restored, plugged(2), 0.0, 0.0) is restored
+
+
 def test_a_restart_does_not_release_a_hold(file):
     choice = chooser(file)
     full, empty = snapshot(10), snapshot(0, revision=2)
