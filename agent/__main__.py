@@ -116,7 +116,10 @@ class Agent:
         self._switch.start()
         self._watch.start()
         self._loop.start()
-        self._wait_for_signals()
+        try:
+            self._wait_for_signals()
+        except Exception as err:  # as for any other thread: a daemon that takes no signals must not live on
+            _die(threading.ExceptHookArgs((type(err), err, err.__traceback__, threading.current_thread())))
         self._notifier.stopping("stopping; the dataplane stays as it is")
         self._daemon.stop()
         self._loop.join(self._config.store.timeout)

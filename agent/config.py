@@ -220,7 +220,7 @@ def _parse(argv: Sequence[str]) -> Any:
             default_config_dirs=[],
             use_env=False,
         )
-    except (cfg.Error, OSError) as err:
+    except (cfg.Error, OSError, UnicodeDecodeError) as err:
         raise ConfigError(_one_line(err)) from None
     return conf
 

@@ -43,6 +43,7 @@ from agent.wake import Wake
 
 LOG = logging.getLogger(__name__)
 
+LOST_ATTEMPTS = 7  # failures in a row, 6 to 13 s, after which ports that were up count as down
 SWITCH_RESTART_SECONDS = 2.0  # that a restart of ovs-vswitchd is given before ports are announced again
 STORED_STATUS_SECONDS = 2.0  # how long the first pass waits for the rows that an earlier process has left
 
@@ -182,7 +183,7 @@ class Daemon:
         def work() -> None:
             self._config = config
             self._parts.chooser.limits = HoldLimits(config.passes.hold_share, config.passes.hold_minimum)
-            self._read_back.interval = config.passes.resync_interval
+            self._read_back.set_interval(config.passes.resync_interval)
 
         self._requests.put(work)
         self._parts.wake.set("reload")
@@ -290,7 +291,14 @@ class Daemon:
             if owner is not None and status.state is not ItemState.PENDING:
                 base = owner.split("/", 1)[0]  # a network's flood groups are the network's
                 unfinished.setdefault(base, f"{ref.driver}: {status.message}")
-        return PortFacts(snapshot, view, unfinished, reconciler.unusable(), first_by_object(self._all_problems()))
+        return PortFacts(
+            snapshot,
+            view,
+            unfinished,
+            reconciler.unusable(),
+            reconciler.unusable(LOST_ATTEMPTS),
+            first_by_object(self._all_problems()),
+        )
 
     def _all_problems(self) -> tuple[Problem, ...]:
         problems = (*self._problems, *self._parts.reconciler.clashes())

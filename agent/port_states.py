@@ -22,13 +22,15 @@ class PortFacts:
     """What the gates look at.
 
     ``unfinished`` has the first reason by object id, ``unusable`` the drivers that
-    cannot be read or written, ``problems`` the first text by object id.
+    cannot be read or written, ``lost`` those of them that have been so for long,
+    ``problems`` the first text by object id.
     """
 
     snapshot: HostSnapshot
     switch: SwitchView
     unfinished: Mapping[str, str] = field(default_factory=dict)
     unusable: frozenset[str] = frozenset()
+    lost: frozenset[str] = frozenset()
     problems: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -65,9 +67,19 @@ def _plugged(port: Port, facts: PortFacts) -> str | None:
 
 
 def _installed(port: Port, facts: PortFacts) -> str | None:
-    if facts.unusable:
-        return f"{', '.join(sorted(facts.unusable))} cannot be used at the moment, retried"
     return facts.unfinished.get(f"port:{port.id}") or facts.unfinished.get(f"network:{port.network}")
+
+
+def _usable(port: Port, facts: PortFacts, before: PortState | None) -> str | None:
+    """Object if what the port needs cannot be written.
+
+    A port that was up, and is plugged in as it was, does not go down for a moment's
+    failure: its flows are as they were.
+    """
+    interface = facts.switch.interfaces.get(port.id)
+    was_up = before is not None and before.up and interface is not None and before.ofport == interface.ofport
+    missing = facts.lost if was_up else facts.unusable
+    return f"{', '.join(sorted(missing))} cannot be used at the moment, retried" if missing else None
 
 
 GATES: tuple[Callable[[Port, PortFacts], str | None], ...] = (_wanted_up, _without_problem, _plugged, _installed)
@@ -81,7 +93,9 @@ def port_states(facts: PortFacts, previous: Mapping[PortId, PortState], now: flo
     """
     states: dict[PortId, PortState] = {}
     for port in facts.snapshot.ports.values():
-        reason = next((text for gate in GATES if (text := gate(port, facts)) is not None), "")
+        reason = next((text for gate in GATES if (text := gate(port, facts)) is not None), None)
+        if reason is None:
+            reason = _usable(port, facts, previous.get(port.id)) or ""
         interface = facts.switch.interfaces.get(port.id)
         states[port.id] = _kept(
             previous.get(port.id),

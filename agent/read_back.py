@@ -15,9 +15,14 @@ class ReadBack:
     def __init__(self, drivers: Sequence[Driver], monotonic: Callable[[], float], interval: float) -> None:
         self._drivers = tuple(drivers)
         self._monotonic = monotonic
-        self.interval = interval
+        self._interval = interval
         self._round: list[tuple[Driver, int, int]] = []
         self._next = monotonic() + interval
+
+    def set_interval(self, interval: float) -> None:
+        """Read everything back once in *interval* seconds from now on."""
+        self._interval = interval
+        self._next = min(self._next, self._monotonic() + interval)
 
     def next_due(self) -> float:
         """Return the monotonic time of the next slice."""
@@ -33,7 +38,7 @@ class ReadBack:
         driver, index, of = self._round.pop(0)
         drifted = reconciler.read_back(driver, index, of)
         total = sum(_slices(d) for d in self._drivers)
-        self._next = self._monotonic() + self.interval / max(total, 1)
+        self._next = self._monotonic() + self._interval / max(total, 1)
         return drifted
 
 

@@ -120,6 +120,27 @@ def test_a_mass_deletion_is_held_until_the_operator_lets_it_through(host, writer
     assert not host.status()["hold"]
 
 
+def test_an_empty_database_in_the_store_s_place_is_not_believed(host, writer):
+    wired(host, writer, 2)
+    before = host.flows()
+    writer.close()
+    host.store.stop()
+    (host.store.folder / "store.db").unlink()
+    host.store.start()
+    wait_until(lambda: host.status().get("hold"))
+    assert host.flows() == before
+
+
+def test_a_bridge_that_was_told_not_to_speak_to_us_is_told_otherwise(host, writer):
+    wired(host, writer, 1)
+    host.ovs.vsctl("set", "Bridge", "br-int", "protocols=OpenFlow10,OpenFlow13")
+    wait_until(lambda: "OpenFlow14" in host.ovs.vsctl("get", "Bridge", "br-int", "protocols"))
+    host.ovs.ofctl("--strict", "del-flows", "MGMT", "table=60,priority=0")
+    host.post("/resync")
+    wait_until(lambda: "table=60,priority=0" in host.flows())
+    host.wait_ports(1)
+
+
 def test_a_switch_that_is_restarted_gets_all_flows_again(host, writer):
     wired(host, writer, 3)
     before = host.flows()
@@ -170,8 +191,12 @@ def test_sighup_takes_over_what_can_be_changed_and_names_the_rest(host, writer):
     wait_until(lambda: "after a restart only: [l2] tunnel_address" in host.log)
     host.config.write_text("[nonsense]\n")
     host.process.send_signal(signal.SIGHUP)
-    wait_until(lambda: "configuration not reloaded" in host.log)
+    wait_until(lambda: host.log.count("configuration not reloaded") == 1)
+    host.config.write_bytes(b"# caf\xe9\n")
+    host.process.send_signal(signal.SIGHUP)
+    wait_until(lambda: host.log.count("configuration not reloaded") == 2)
     host.wait_ports(1)
+    assert host.stop() == 0
 
 
 def test_a_wrong_configuration_ends_it_before_it_touches_anything(host):

@@ -65,6 +65,16 @@ def test_since_stays_while_nothing_changes_and_an_unchanged_state_is_the_same_ob
     assert down[PORT.id].since == 7.0
 
 
+def test_a_port_that_is_up_outlives_a_short_failure_and_not_a_long_one():
+    up = port_states(facts(), {}, 5.0)
+    short = port_states(facts(unusable=frozenset({"flows"})), up, 6.0)
+    assert short[PORT.id] is up[PORT.id]
+    replugged = facts(interface=replace(INTERFACE, ofport=8), unusable=frozenset({"flows"}))
+    assert not port_states(replugged, up, 6.0)[PORT.id].up
+    long = facts(unusable=frozenset({"flows"}), lost=frozenset({"flows"}))
+    assert not port_states(long, up, 7.0)[PORT.id].up
+
+
 def test_a_port_whose_row_makes_no_sense_is_down_and_says_why():
     given = facts()
     problem = Problem("port:q", "mac_address", "port vm2: not a MAC", Actor.CLOUD)
