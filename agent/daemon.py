@@ -238,7 +238,10 @@ class Daemon:
     def _pass(self, reasons: Mapping[str, float]) -> None:
         parts = self._parts
         view, live = parts.switch.view(), parts.reader.snapshot()
-        snapshot = parts.chooser.choose(live, view, time.monotonic(), time.time()) if view.connected else None
+        snapshot = None
+        if view.connected:
+            answering = parts.reader.thread.is_answering()
+            snapshot = parts.chooser.choose(live, view, time.monotonic(), time.time(), answering=answering)
         if snapshot is None or not self._read_numbers():
             self._publish(None, view, None)
             return

@@ -120,6 +120,10 @@ class IdlThread:
         """Tell whether the server is there and has sent its data."""
         return bool(self._idl.has_ever_connected() and self._idl._session.is_connected())
 
+    def is_answering(self) -> bool:
+        """Tell whether the server is there, even if it has not sent its data yet."""
+        return bool(self._idl._session.is_connected())
+
     def _run(self) -> None:
         seqno: object = None
         try:

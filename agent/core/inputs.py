@@ -14,6 +14,7 @@ from agent.core.snapshot_file import SnapshotFile, SnapshotFileError
 LOG = logging.getLogger(__name__)
 
 OFFLINE_AFTER = 3.0  # seconds after the start without a store, until the saved snapshot is used
+SLOW_AFTER = 30.0  # and while the store answers, but has not sent everything yet
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,15 +47,19 @@ class SnapshotChooser:
             self._saved, self.file_error = None, str(err)
             LOG.warning("%s; starting without it", err)
 
-    def choose(self, live: HostSnapshot, switch: SwitchView, monotonic: float, now: float) -> HostSnapshot | None:
+    def choose(
+        self, live: HostSnapshot, switch: SwitchView, monotonic: float, now: float, *, answering: bool = False
+    ) -> HostSnapshot | None:
         """Return what to work from, None when there is nothing yet.
 
+        *answering* tells that the store is there, even if it is not in sync yet.
         A live snapshot that takes too much away is held: what was accepted before
         stays, and ``hold`` says why.
         """
         if not live.in_sync:
-            if self.accepted is None and self._saved is not None and monotonic - self._started >= OFFLINE_AFTER:
-                LOG.warning("the store does not answer: working from the saved revision %d", self._saved.revision)
+            patience = SLOW_AFTER if answering else OFFLINE_AFTER
+            if self.accepted is None and self._saved is not None and monotonic - self._started >= patience:
+                LOG.warning("the store is not in sync: working from the saved revision %d", self._saved.revision)
                 self.accepted = self._saved
             return self.accepted
         if live is self.accepted:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import uuid
 from collections import defaultdict
 
-from agent.store import ipam, validate
+from agent.store import validate
 from agent.store.document import PortFields, Unset, or_default
 from agent.store.validate import Subject
 from agent.store.writer_addresses import default_addresses, moved_addresses, set_addresses, wished_addresses
@@ -58,7 +58,7 @@ def create(session: Session, subject: Subject, name: str, fields: PortFields, po
 
 def _mac(session: Session, subject: Subject, network: Row, fields: PortFields) -> str:
     if isinstance(fields.mac_address, Unset):
-        return ipam.random_mac(session.rng)  # unique by the endpoint's index; a clash is built again
+        return session.new_mac()
     mac = validate.mac(subject, fields.mac_address)
     session.check_later(lambda: _check_mac(session, subject, network, mac))
     return mac

@@ -208,11 +208,24 @@ class Session(View):
         self._hidden: set[uuid.UUID] = set()
         self._used: dict[uuid.UUID, set[str]] | None = None
         self._reserved: set[tuple[uuid.UUID, str]] = set()
+        self._given_macs: set[str] = set()
         self._contested: set[tuple[uuid.UUID, str]] = set()
         self._made: dict[Hashable, Any] = {}
         self._pools: dict[uuid.UUID, ipam.AddressPool] = {}
         self._guarded: set[tuple[str, uuid.UUID]] = set()
         self._checks: list[Callable[[], None]] = []
+
+    def new_mac(self) -> str:
+        """Return a random MAC address that this transaction has not given out yet.
+
+        Against those that are there already, and other writers, the endpoint's index
+        holds: a clash is built again.  Among thousands in one transaction there is
+        nearly always one, so these must not clash with each other.
+        """
+        while (mac := ipam.random_mac(self.rng)) in self._given_macs:
+            pass
+        self._given_macs.add(mac)
+        return mac
 
     def insert(self, table: str, row_id: uuid.UUID | None = None, **columns: Column) -> Row:
         """Insert a row; its id is final, and is a new one if none is given."""

@@ -46,6 +46,8 @@ def test_without_a_store_the_saved_snapshot_is_used_after_a_while_and_marked(fil
     chosen = choice.choose(HostSnapshot(HOST), plugged(3), OFFLINE_AFTER, 0.0)
     assert chosen == replace(snapshot(3), stale=True)
     live = snapshot(3, revision=2)
+    patient = chooser(SnapshotFile(file._path, HOST))
+    assert patient.choose(HostSnapshot(HOST), plugged(3), OFFLINE_AFTER, 0.0, answering=True) is None
     assert choice.choose(live, plugged(3), OFFLINE_AFTER + 1, 0.0) is live
 
 
