@@ -188,7 +188,8 @@ def _clean(paths: SandboxPaths) -> None:
         record.send(signal.SIGKILL)
     namespaces.sweep()
     namespaces.remove()
-    shutil.rmtree(paths.root)
+    with contextlib.suppress(FileNotFoundError):  # somebody else is taking it down as well
+        shutil.rmtree(paths.root)
     with contextlib.suppress(OSError):
         ROOT.rmdir()  # stays while there are others
 
