@@ -18,6 +18,7 @@ import importlib
 import io
 import os
 import sys
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from agent import __version__
@@ -66,6 +67,9 @@ def main(argv: list[str] | None = None) -> int:
     # The ovs package imports eventlet wherever it is installed, which the command neither needs nor wants.
     sys.modules["eventlet"] = None  # type: ignore[assignment]
     arguments = sys.argv[1:] if argv is None else argv
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever started us
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show is no reason to end
     for argument in arguments:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,11 +30,14 @@ class Settings:
     timeout: float
 
 
+LONGEST = 1e6  # seconds; what the system's clocks can take is more
+
+
 def seconds(text: str) -> float:
     """Parse a number of seconds above 0 (for argparse)."""
     value = float(text)
-    if not (0 < value < math.inf):
-        raise argparse.ArgumentTypeError(f"{text} is not a number of seconds above 0")
+    if not (0 < value <= LONGEST):
+        raise argparse.ArgumentTypeError(f"{text} is not a number of seconds above 0 and up to {LONGEST:g}")
     return value
 
 

@@ -377,7 +377,7 @@ class Reconciler:
     def _lose(self, name: str, error: AgentError) -> None:
         """Note that *name* cannot be read or written now."""
         attempts = self._unread_attempts.get(name, (0, 0.0))[0] + 1
-        if attempts == 1:
+        if attempts == 2:  # once is normal for a bridge that was made a moment ago
             LOG.error("driver %s cannot be used, retried: %s", name, error)
         self._unread.add(name)
         self._unread_attempts[name] = (attempts, self._monotonic() + self._backoff.delay(attempts))

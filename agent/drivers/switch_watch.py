@@ -35,7 +35,10 @@ _VERSIONS = 0b1110000  # OpenFlow 1.3, 1.4, 1.5 as a HELLO bitmap
 _HELLO_BODY = struct.pack("!HHI", 1, 8, _VERSIONS)
 _HIGHEST = 6
 _OPENFLOW_1_3, _OPENFLOW_1_5 = 4, 6
-_HELLO, _ERROR, _ECHO_REQUEST, _ECHO_REPLY, _MULTIPART_REQUEST, _MULTIPART_REPLY = 0, 1, 2, 3, 18, 19
+_HELLO, _ERROR, _ECHO_REQUEST, _ECHO_REPLY, _SET_CONFIG, _MULTIPART_REQUEST, _MULTIPART_REPLY = 0, 1, 2, 3, 9, 18, 19
+# Open vSwitch's own: the first fragment of a packet is matched with its ports and ICMP type, as ovs-ofctl(8) says of
+# "set-frags nx-match".  Without it a fragment matches no flow that looks at these, and slips past what forbids them.
+_FRAGMENTS_NX_MATCH = struct.pack("!HH", 3, 0)  # flags, miss_send_len
 _PORT_DESCRIPTION = 13
 _MULTIPART = struct.Struct("!HH4x")  # kind, flags
 _MORE = 1
@@ -97,6 +100,7 @@ class SwitchWatch:
         """Hold *connection* until it ends; tell that the switch is back unless *quiet*."""
         try:
             stream = _Stream(connection, self._stopped)
+            stream.look_into_fragments()
             ofports = stream.read_ports()
             self._connected.set()
             if not quiet:
@@ -148,6 +152,10 @@ class _Stream:
         kind, _, _ = self._receive(ANSWER_SECONDS)
         if kind != _HELLO:
             raise _LostError("no HELLO")
+
+    def look_into_fragments(self) -> None:
+        """Have first fragments matched like whole packets; holds for the switch until it ends."""
+        self._send(_SET_CONFIG, _FRAGMENTS_NX_MATCH)
 
     def read_ports(self) -> dict[str, int]:
         """Ask for the ports; return their numbers by name."""

@@ -61,8 +61,9 @@ def add_fixed(flows: dict[str, str]) -> None:
     add(flows, Table.ND_SECURITY, ND_ALLOW, quiet, TO_NEIGHBOR)
     for kind in (ROUTER_ADVERTISEMENT, NEIGHBOR_SOLICITATION, NEIGHBOR_ADVERTISEMENT, REDIRECT):
         add(flows, Table.ND_SECURITY, ND_DENY, match("icmp6", icmp_type=kind))
-    add(flows, Table.ND_SECURITY, ND_DENY, match("udp", tp_src=67, tp_dst=68))
-    add(flows, Table.ND_SECURITY, ND_DENY, match("udp6", tp_src=547, tp_dst=546))
+    # Whatever port it is from: a client looks at where an answer goes to.
+    add(flows, Table.ND_SECURITY, ND_DENY, match("udp", tp_dst=68))
+    add(flows, Table.ND_SECURITY, ND_DENY, match("udp6", tp_dst=546))
     add(flows, Table.ND_SECURITY, DENY, "", TO_NEIGHBOR)
 
 

@@ -25,6 +25,7 @@ from scapy.layers.inet6 import (
     ICMPv6ND_Redirect,
     ICMPv6NDOptDstLLAddr,
     IPv6,
+    IPv6ExtHdrFragment,
     IPv6ExtHdrHopByHop,
     RouterAlert,
 )
@@ -129,6 +130,21 @@ FORBIDDEN = {
     / UDP(sport=67, dport=68)
     / BOOTP(op=2)
     / DHCP(options=[("message-type", "offer"), "end"])
+    / mark(),
+    "a DHCP server's answer in a first fragment": TO_ALL
+    / IP(src=OWN4, dst="255.255.255.255", flags="MF")
+    / UDP(sport=67, dport=68)
+    / BOOTP(op=2)
+    / DHCP(options=[("message-type", "offer"), "end"])
+    / mark(),
+    "a DHCP server's answer from another port": TO_ALL
+    / IP(src=OWN4, dst="255.255.255.255")
+    / UDP(sport=1067, dport=68)
+    / mark(),
+    "a DHCPv6 server's answer in a first fragment": TO_FAR
+    / IPv6(src=OWN6, dst=slaac("far"))
+    / IPv6ExtHdrFragment(m=1)
+    / UDP(sport=547, dport=546)
     / mark(),
     "the IPv6 address of another port": TO_FAR / IPv6(src=slaac("near"), dst=slaac("far")) / DISCARD / mark(),
     "another's link-local address": TO_FAR / IPv6(src=link_local("near"), dst=slaac("far")) / DISCARD / mark(),

@@ -120,6 +120,18 @@ def test_a_mass_deletion_is_held_until_the_operator_lets_it_through(host, writer
     assert not host.status()["hold"]
 
 
+def test_fragments_are_looked_into_after_a_restart_of_the_switch_too(host, writer):
+    def mode() -> str:
+        return host.ovs.ofctl("get-frags", "MGMT").strip()
+
+    wired(host, writer, 1)
+    wait_until(lambda: mode() == "nx-match")
+    host.ovs.stop_vswitchd(kill=True)
+    host.ovs.start_vswitchd()
+    wait_until(lambda: accepts(host.ovs.folder / "br-int.mgmt"))
+    wait_until(lambda: mode() == "nx-match")
+
+
 def test_an_empty_database_in_the_store_s_place_is_not_believed(host, writer):
     wired(host, writer, 2)
     before = host.flows()
