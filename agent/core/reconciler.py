@@ -265,7 +265,9 @@ class Reconciler:
     def _apply(self, work: _Work) -> None:
         """Write all deltas: creates and updates forward, deletes backward."""
         deletes: dict[str, Delta] = {}
-        last = max((i for i, d in enumerate(self._drivers) if work.deltas.get(d.name)), default=-1)
+        # One that could not be read counts: what earlier drivers would delete may still be in use there.
+        involved = [i for i, d in enumerate(self._drivers) if work.deltas.get(d.name) or d.name in self._unread]
+        last = max(involved, default=-1)
         for index, driver in enumerate(self._drivers):
             delta = self._gate(driver.name, work.deltas.get(driver.name, Delta()))
             if index == last:  # its deletes would come next anyway: one batch

@@ -184,6 +184,18 @@ def test_what_others_may_still_use_is_not_taken_away_before_they_are_gone():
     check_end(host, Plan())
 
 
+def test_what_an_unreadable_driver_may_still_use_is_not_taken_away():
+    host = Host()
+    host.run(plan_of(p={"ovs": {"number": "1"}, "flows": {"user": "1"}}))
+    host.reconciler.need_resync(["flows"])
+    host.flows.fail_observe(1)
+    for _ in range(2):  # the second pass comes before the driver is due again
+        host.run(Plan())
+        assert host.ovs.items == {"number": "1"}
+    host.settle(Plan())
+    check_end(host, Plan())
+
+
 def plan_of(**groups: dict) -> Plan:
     return Plan({ObjectId(name): Group(ObjectId(name), items) for name, items in groups.items()})
 
