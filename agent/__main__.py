@@ -20,6 +20,7 @@ import signal
 import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from types import FrameType
 
@@ -64,7 +65,7 @@ class Agent:
         self._argv = argv
         self._notifier = Notifier.from_environment()
         self._ready = False
-        self._announced: Host | None = None
+        self._announcing: Future[None] | None = None
         self._signal_read, self._signal_write = os.pipe()
         os.set_blocking(self._signal_read, False)
         os.set_blocking(self._signal_write, False)
@@ -162,9 +163,12 @@ class Agent:
         """Keep this host's row in the store as it is configured."""
         if not self._reader.snapshot().in_sync or not self._reader.connected():
             return
+        if self._announcing is not None and not self._announcing.done():
+            return  # a store that hangs gets one announcement, not one every two seconds
         local = self._local
         host = Host(self._config.host, local.tunnel_address, local.encapsulations, local.bridge_mappings)
-        self._writer.announce(host).add_done_callback(_log_failure)
+        self._announcing = self._writer.announce(host)
+        self._announcing.add_done_callback(_log_failure)
 
     def _reload(self) -> None:
         self._notifier.reloading()
@@ -189,8 +193,8 @@ def _tls(config: configuration.AgentConfig) -> remotes.TlsFiles | None:
     return remotes.TlsFiles(str(store.private_key), str(store.certificate), str(store.ca_cert))
 
 
-def _log_failure(future: object) -> None:
-    error = future.exception() if hasattr(future, "exception") else None
+def _log_failure(future: Future[None]) -> None:
+    error = future.exception()
     if error is not None:
         LOG.warning("this host could not announce itself in the store, retried: %s", error)
 
