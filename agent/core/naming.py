@@ -14,7 +14,6 @@ INTEGRATION_BRIDGE = "br-int"
 
 COOKIE_OWNER = 0x4850  # "HP", the top 16 bits of each flow of ours
 COOKIE_MASK = 0xFFFF << 48
-ROUTE_PROTOCOL = 72
 EXTERNAL_ID = "hostplane"  # key in external_ids of OVSDB rows of ours
 ALIAS_PREFIX = "hostplane:"
 PORT_ID_CHARS = 11  # as Nova and os-vif: "tap" + the first 11 characters of the port id
@@ -35,11 +34,6 @@ def flow_cookie(object_id: str, key: str, actions: str) -> int:
     """
     content = hashlib.blake2b(f"{object_id}\n{key}\n{actions}".encode(), digest_size=4).digest()
     return COOKIE_OWNER << 48 | owner_hash(object_id) << 32 | int.from_bytes(content)
-
-
-def is_our_cookie(cookie: int) -> bool:
-    """Tell whether a flow with *cookie* was installed by us."""
-    return cookie >> 48 == COOKIE_OWNER
 
 
 def link_alias(kind: str, object_uuid: str) -> str:
