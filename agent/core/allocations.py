@@ -23,6 +23,7 @@ class Claim(NamedTuple):
 
 RANGES: Mapping[str, range] = {
     "network": range(1, 1 << 16),  # the metadata register that tells networks apart
+    "zone": range(1, 1 << 16),  # conntrack zones of the host's namespace; 0 is everybody else's
 }
 
 Allocations = Mapping[Claim, int]

@@ -5,12 +5,26 @@ Flows are not here: a flow's key is ``table=N,priority=P,<match>`` and its value
 the action text, both exactly as ``ovs-ofctl dump-flows --no-stats --no-names``
 prints them (``agent.core.openflow`` renders them).  Allocated numbers are keys
 ``allocation/<kind>/<object>`` of the ``ovs`` driver with the number as text.
+
+Sets, chains and zones are text as well:
+
+- ``ipset``: ``<set>`` -> how it was created (``hash:net family inet``).
+- ``members``: ``<set> <element>`` -> "", the element as ``ipset save`` prints it.
+- ``iptables``: ``<4|6> <table> <chain>`` -> the rules of an ordered chain of ours, a
+  line each, as ``iptables-save`` prints them without ``-A <chain> ``; or ``*`` for a
+  list chain of ours, in which the order of the rules means nothing and each rule is
+  an item of its own, ``<4|6> <table> <chain> <rule>`` -> "".  In a chain that is not
+  ours, ``<4|6> <table> <CHAIN> <rule>`` -> ``first``: our one jump, before all others.
+- ``zones``: ``base`` -> ``present``: chains and guard; ``<bridge>`` -> the conntrack zone of what
+  comes in on it, followed by `` notrack`` if it is not to be tracked.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TypeAlias
+
+from agent.core.model import AddressChunk, SecurityGroupRule
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,4 +74,44 @@ class Link:
     up: bool = True
 
 
-Item: TypeAlias = OvsBridge | OvsPort | Link
+@dataclass(frozen=True, slots=True)
+class HybridBridge:
+    """The Linux bridge of a hybrid plug; key ``<name>`` of the ``bridges`` driver.
+
+    Bridge and devices belong to who plugged (Nova, ``hostplane plug``): they are never
+    made or deleted, only the flags are set.  ``instance`` and ``switch`` are its two
+    ports; ``filtered`` tells that the bridge's own ``nf_call_iptables`` and
+    ``nf_call_ip6tables`` are set.
+    """
+
+    name: str
+    instance: str
+    switch: str
+    filtered: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class ZoneFilter:
+    """Whose connections a conntrack zone holds, and what allows them; key ``zone <number>`` of ``conntrack``.
+
+    ``groups`` are the ids of the security groups, keys ``group <id>``; ``addresses``
+    what the port may send from (canonical addresses or CIDRs); ``open`` tells that
+    everything is allowed.
+    """
+
+    zone: int
+    port: str
+    addresses: tuple[str, ...]
+    groups: tuple[str, ...]
+    open: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class GroupRules:
+    """The rules that connections are judged by; key ``group <id>`` of the ``conntrack`` driver."""
+
+    rules: tuple[SecurityGroupRule, ...]
+
+
+# ``AddressChunk`` itself is the value of key ``members <owner>/<chunk>`` of ``conntrack``.
+Item: TypeAlias = OvsBridge | OvsPort | Link | HybridBridge | ZoneFilter | GroupRules | AddressChunk

@@ -22,6 +22,8 @@ NetworkId = NewType("NetworkId", str)
 SubnetId = NewType("SubnetId", str)
 PortId = NewType("PortId", str)
 EndpointId = NewType("EndpointId", str)
+SecurityGroupId = NewType("SecurityGroupId", str)
+OwnerId = NewType("OwnerId", str)  # of a list of addresses: a security group (its members) or an address group
 HostName = NewType("HostName", str)
 
 
@@ -94,7 +96,11 @@ class AddressPair:
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """A port bound to this host."""
+    """A port bound to this host.
+
+    ``filtered`` tells that only what its ``security_groups`` (sorted) allow passes;
+    without any that is what every instance needs to live (DHCP, neighbor discovery).
+    """
 
     id: PortId
     name: str
@@ -105,6 +111,8 @@ class Port:
     port_security: bool = True
     allowed_address_pairs: tuple[AddressPair, ...] = ()
     device_owner: str = ""
+    filtered: bool = False
+    security_groups: tuple[SecurityGroupId, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +124,65 @@ class Endpoint:
     mac: str
     addresses: tuple[str, ...]
     host: HostName
+
+
+class Direction(StrEnum):
+    """Seen from the instance: ingress is what it receives, egress what it sends."""
+
+    INGRESS = "ingress"
+    EGRESS = "egress"
+
+
+@dataclass(frozen=True, slots=True)
+class SecurityGroupRule:
+    """What a security group allows; there are no rules that deny.
+
+    ``ip_version`` is 4 or 6.  ``protocol`` is the IP protocol number, None for any.
+    ``port_min`` and ``port_max`` are destination ports (both ends included), or the
+    ICMP type and code of protocols 1 and 58; None for any.  The other side's address
+    is in ``remote_prefix`` (canonical CIDR) or among the addresses of ``remote_owner``;
+    at most one of the two is given, neither means any.
+    """
+
+    id: str
+    direction: Direction
+    ip_version: int
+    protocol: int | None = None
+    port_min: int | None = None
+    port_max: int | None = None
+    remote_prefix: str | None = None
+    remote_owner: OwnerId | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SecurityGroup:
+    """Rules, sorted by id.  Of a stateless group answers need rules of their own.
+
+    ``log_accepted`` and ``log_dropped`` tell whether packets are logged, at most
+    ``log_rate`` a second after the first ``log_burst``.
+    """
+
+    id: SecurityGroupId
+    name: str
+    stateful: bool = True
+    rules: tuple[SecurityGroupRule, ...] = ()
+    log_accepted: bool = False
+    log_dropped: bool = False
+    log_rate: int = 100
+    log_burst: int = 25
+
+
+@dataclass(frozen=True, slots=True)
+class AddressChunk:
+    """Some of the addresses of *owner*, chosen by hash, so that one more changes one small row.
+
+    ``addresses`` are canonical: a single address without prefix length, else a CIDR.
+    ``chunk`` tells one from the other; nothing else follows from it.
+    """
+
+    owner: OwnerId
+    chunk: str
+    addresses: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +219,8 @@ class HostSnapshot:
     ports: Mapping[PortId, Port] = field(default_factory=dict)
     endpoints: Mapping[NetworkId, Mapping[EndpointId, Endpoint]] = field(default_factory=dict)
     hosts: Mapping[HostName, Host] = field(default_factory=dict)
+    security_groups: Mapping[SecurityGroupId, SecurityGroup] = field(default_factory=dict)
+    address_chunks: Mapping[OwnerId, Mapping[str, AddressChunk]] = field(default_factory=dict)
     problems: tuple[Problem, ...] = ()
 
 

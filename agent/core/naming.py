@@ -61,6 +61,72 @@ def hybrid_veth_names(port_id: str) -> tuple[str, str]:
     return "qvb" + port_id[:PORT_ID_CHARS], "qvo" + port_id[:PORT_ID_CHARS]
 
 
+# Marks of packets in hybrid bridges, set and cleared on the host only.
+ZONED_MARK = 0x10000000  # its conntrack zone is its port's
+ALLOWED_MARK = 0x20000000  # a filter of ours has let it pass: the guard behind asks for it
+# Marks of connections in zones of ours: which way the first packet went, seen from the instance.
+EGRESS_CONNMARK = 0x1
+INGRESS_CONNMARK = 0x2
+CONNMARK_MASK = 0x3
+
+CHAIN_PREFIX = "hp-"
+FORWARD_CHAIN = "hp-forward"
+INPUT_CHAIN = "hp-input"
+ACCEPT_CHAIN = "hp-accept"
+TREE_CHAIN = "hp-t"
+LOG_GROUP = 4850  # NFLOG
+
+
+def short_hash(object_id: str) -> str:
+    """Return 16 hexadecimal digits that stand for an object in names that must be short."""
+    return hashlib.blake2b(object_id.encode(), digest_size=8).hexdigest()
+
+
+def tree_chain(prefix: str) -> str:
+    """Return the chain that dispatches to ports whose id begins with *prefix* ("" for all)."""
+    return f"{TREE_CHAIN}-{prefix}" if prefix else TREE_CHAIN
+
+
+def group_chain(group_id: str, ingress: bool) -> str:
+    """Return the chain with the rules of a security group in one direction."""
+    return f"hp-g-{short_hash(group_id)}-{'i' if ingress else 'o'}"
+
+
+def policy_chain(policy: str, ingress: bool) -> str:
+    """Return the chain of all ports with the same security groups; *policy* is its object id."""
+    return f"hp-p-{short_hash(policy)}-{'i' if ingress else 'o'}"
+
+
+def logged_accept_chain(rule_id: str) -> str:
+    """Return the chain that logs what a rule accepts, and accepts it."""
+    return f"hp-a-{short_hash(rule_id)}"
+
+
+def is_list_chain(chain: str) -> bool:
+    """Tell whether the order of the rules in a chain of ours means nothing (each is an item of its own)."""
+    return chain == TREE_CHAIN or chain.startswith(("hp-t-", "hp-g-"))
+
+
+def is_our_chain(chain: str) -> bool:
+    """Tell whether a chain was made by us."""
+    return chain.startswith(CHAIN_PREFIX)
+
+
+def member_set(owner: str, ip_version: int) -> str:
+    """Return the IP set of the addresses of a security group or address group (at most 31 characters)."""
+    return f"hp-{ip_version}-{short_hash(owner)}"
+
+
+def is_our_set(name: str) -> bool:
+    """Tell whether an IP set was made by us."""
+    return name.startswith("hp-")
+
+
+def rule_comment(rule_id: str) -> str:
+    """Return the comment of the iptables rule of a security group's rule, or of a jump of ours."""
+    return f"hp:{short_hash(rule_id)}"
+
+
 def tunnel_port_name(encapsulation: str) -> str:
     """Return the flow-based tunnel port of an encapsulation (``vxlan``, ``geneve``)."""
     return f"hp-{encapsulation}"

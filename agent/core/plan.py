@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from enum import Enum, auto
 from types import MappingProxyType
 from typing import NamedTuple, NewType, Protocol, TypeAlias, runtime_checkable
 
@@ -80,6 +81,23 @@ class Delta:
     def keys(self) -> Collection[Key]:
         """All keys that this delta touches."""
         return {*self.creates, *self.updates, *self.deletes}
+
+
+class WriteOrder(Enum):
+    """When a driver's creates, updates and deletes are written within a pass.
+
+    ``OPENING``: creates and updates forward, in the order of drivers; deletes backward,
+    after all creates.  ``AT_ONCE``: all in one batch, forward.  ``CLOSING``: deletes
+    before everything else, creates and updates forward (members of sets: while rules
+    and members change together, nothing passes that neither allowed before nor allows
+    now).  ``LAST``: all in one batch after everything else, deletes included, and not
+    before all that is to be taken away is gone.
+    """
+
+    OPENING = auto()
+    AT_ONCE = auto()
+    CLOSING = auto()
+    LAST = auto()
 
 
 class Driver(Protocol):

@@ -9,8 +9,9 @@ for everything; it happens at start, after a driver could not be used, and when 
 switch came back.
 
 Order within a pass: creates and updates from the first driver to the last, then
-deletes from the last to the first.  If the process dies between any two steps, the
-next one starts with a resync and needs no memory of this one.
+deletes from the last to the first, unless a driver's ``WriteOrder`` says otherwise.
+If the process dies between any two steps, the next one starts with a resync and needs
+no memory of this one.
 """
 
 from __future__ import annotations
@@ -19,11 +20,12 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 
 from agent.core.desired import Desired, Former, Touched
 from agent.core.errors import AgentError, ApplyError, CommandError, Problem, StoreError, VerifyError
 from agent.core.naming import owner_hash
-from agent.core.plan import Delta, Driver, ItemRef, Key, ObjectId, Plan, SlicedDriver, Value
+from agent.core.plan import Delta, Driver, ItemRef, Key, ObjectId, Plan, SlicedDriver, Value, WriteOrder
 from agent.core.report import ItemState, ObjectStatus, Operations, PassReport
 from agent.core.retry import Backoff
 
@@ -45,12 +47,17 @@ class _Work:
     deltas: dict[str, Delta] = field(default_factory=dict)
     operations: dict[str, Operations] = field(default_factory=dict)
 
+    def delta(self, driver: Driver) -> Delta:
+        """Return what *driver* has to write."""
+        return self.deltas.get(driver.name, Delta())
+
 
 class Reconciler:
     """Owns the belief about the dataplane.  Used by one thread only.
 
     *monotonic* and *now* give seconds (the second as Unix time); *progress* is called
-    after each driver step (the watchdog is fed there).
+    after each driver step (the watchdog is fed there).  *orders* names the drivers that
+    are not written in the ordinary order.
     """
 
     def __init__(
@@ -60,8 +67,10 @@ class Reconciler:
         now: Callable[[], float],
         backoff: Backoff,
         progress: Callable[[], None] = lambda: None,
+        orders: Mapping[str, WriteOrder] = MappingProxyType({}),
     ) -> None:
         self._drivers = tuple(drivers)
+        self._orders = orders
         self._monotonic = monotonic
         self._now = now
         self._backoff = backoff
@@ -263,25 +272,52 @@ class Reconciler:
         return differing
 
     def _apply(self, work: _Work) -> None:
-        """Write all deltas: creates and updates forward, deletes backward."""
-        deletes: dict[str, Delta] = {}
+        """Write all deltas, each driver's parts when its ``WriteOrder`` says."""
+        ordinary = [driver for driver in self._drivers if self._order(driver) is not WriteOrder.LAST]
+        for driver in ordinary:
+            if self._order(driver) is WriteOrder.CLOSING:
+                self._write(driver, Delta(deletes=work.delta(driver).deletes), work)
         # One that could not be read counts: what earlier drivers would delete may still be in use there.
-        involved = [i for i, d in enumerate(self._drivers) if work.deltas.get(d.name) or d.name in self._unread]
+        involved = [i for i, d in enumerate(ordinary) if work.delta(d) or d.name in self._unread]
         last = max(involved, default=-1)
-        for index, driver in enumerate(self._drivers):
-            delta = self._gate(driver.name, work.deltas.get(driver.name, Delta()))
-            if index == last:  # its deletes would come next anyway: one batch
+        deletes: dict[str, Delta] = {}
+        for index, driver in enumerate(ordinary):
+            delta, order = self._gate(driver.name, work.delta(driver)), self._order(driver)
+            opening = Delta(delta.creates, delta.updates, {}, delta.owners)
+            if order is WriteOrder.CLOSING:
+                self._write(driver, opening, work)
+            elif order is WriteOrder.AT_ONCE or index == last:  # of the last, the deletes would come next anyway
                 self._write(driver, delta, work)
             else:
-                self._write(driver, Delta(delta.creates, delta.updates, {}, delta.owners), work)
+                self._write(driver, opening, work)
                 deletes[driver.name] = Delta(deletes=delta.deletes)
         for index in range(last - 1, -1, -1):
-            driver = self._drivers[index]
-            if deletes[driver.name] and any(later.name in self._unread for later in self._drivers[index + 1 :]):
+            driver = ordinary[index]
+            unwritten = deletes.get(driver.name, Delta())
+            if unwritten and any(later.name in self._unread for later in ordinary[index + 1 :]):
                 # What uses these items may still be there: they are compared again once it can be taken away.
                 self.need_resync([driver.name], lost=True)
             else:
-                self._write(driver, deletes[driver.name], work)
+                self._write(driver, unwritten, work)
+        for driver in self._drivers:
+            if self._order(driver) is WriteOrder.LAST:
+                self._write_last(driver, work)
+
+    def _order(self, driver: Driver) -> WriteOrder:
+        return self._orders.get(driver.name, WriteOrder.OPENING)
+
+    def _write_last(self, driver: Driver, work: _Work) -> None:
+        """Write what must see everything else done: not while something that is to go may still be there."""
+        delta = self._gate(driver.name, work.delta(driver))
+        closing = {name for name, order in self._orders.items() if order in (WriteOrder.AT_ONCE, WriteOrder.CLOSING)}
+        left = next((ref for ref in self._open if ref.driver in closing and self._desired.owner(ref) is None), None)
+        unread = sorted(closing & self._unread)
+        if left is None and not unread:
+            self._write(driver, delta, work)
+            return
+        what = f"{left.driver} item {left.key!r} is gone" if left is not None else f"{unread[0]} can be read"
+        for key in sorted(delta.keys()):
+            self._fail(ItemRef(driver.name, key), ApplyError(f"waits until {what}"))
 
     def _gate(self, name: str, delta: Delta) -> Delta:
         """Take out of *delta* what must wait for something that has failed."""

@@ -14,7 +14,7 @@ name or id.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from enum import Enum
 from typing import Final, Generic, TypeAlias, TypeVar
 
@@ -88,7 +88,10 @@ class PortFields:
     ``host`` is the hypervisor's name, empty for none.  Without ``fixed_ips`` a new
     port gets one IPv4 address, one IPv6 address of a subnet with pools, and one of
     each subnet with automatic addresses; an empty tuple makes it unaddressed.
-    ``allowed_address_pairs`` are ``CIDR`` or ``CIDR MAC``.
+    ``allowed_address_pairs`` are ``CIDR`` or ``CIDR MAC``.  ``security_groups`` by name or
+    id filter what passes, an empty tuple lets only pass what every instance needs, None
+    means no filter.  A new port that does not say gets its project's default group, as
+    in Neutron; one without a project and one without port security are not filtered.
     """
 
     network: str | Unset = UNSET
@@ -98,8 +101,61 @@ class PortFields:
     admin_state_up: bool | Unset = UNSET
     port_security: bool | Unset = UNSET
     allowed_address_pairs: tuple[str, ...] | Unset = UNSET
+    security_groups: tuple[str, ...] | Unset | None = UNSET
     device_owner: str | Unset = UNSET
     device_id: str | Unset = UNSET
+    project: str | Unset = UNSET
+    external_ids: Mapping[str, str] | Unset = UNSET
+
+
+@dataclass(frozen=True, slots=True)
+class RuleFields:
+    """A rule of a security group, as people write it; the writer makes one row or more of it.
+
+    ``direction`` is ingress or egress.  ``ethertype`` is IPv4 or IPv6; None means both,
+    as far as the rest fits.  ``protocol`` is a name (Neutron's) or number, None any.
+    ``ports`` are destination ports, ``80``, ``8000-8100`` or several with commas.  The
+    other side is ``remote_ip_prefix``, ``remote_group`` or ``remote_address_group`` (by name
+    or id), at most one of them.  ``line`` is where it stands in a file, for errors.
+    """
+
+    direction: str | None = None
+    ethertype: str | None = None
+    protocol: str | int | None = None
+    ports: str | int | None = None
+    icmp_type: int | None = None
+    icmp_code: int | None = None
+    remote_ip_prefix: str | None = None
+    remote_group: str | None = None
+    remote_address_group: str | None = None
+    description: str = ""
+    line: int | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class SecurityGroupFields:
+    """A security group; ``rules`` are all its rules.
+
+    A group that is made without ``rules`` gets those that let everything out, as in
+    Neutron.  ``log`` holds accept, drop or both; ``log_rate`` in packets a second.
+    """
+
+    rules: tuple[RuleFields, ...] | Unset = UNSET
+    stateful: bool | Unset = UNSET
+    description: str | Unset = UNSET
+    log: tuple[str, ...] | Unset = UNSET
+    log_rate: int | Unset = UNSET
+    log_burst: int | Unset = UNSET
+    project: str | Unset = UNSET
+    external_ids: Mapping[str, str] | Unset = UNSET
+
+
+@dataclass(frozen=True, slots=True)
+class AddressGroupFields:
+    """A list of addresses and prefixes that rules refer to."""
+
+    addresses: tuple[str, ...] | Unset = UNSET
+    description: str | Unset = UNSET
     project: str | Unset = UNSET
     external_ids: Mapping[str, str] | Unset = UNSET
 
@@ -114,9 +170,9 @@ class HostFields:
     external_ids: Mapping[str, str] | Unset = UNSET
 
 
-Fields: TypeAlias = NetworkFields | SubnetFields | PortFields | HostFields
+Fields: TypeAlias = NetworkFields | SubnetFields | PortFields | HostFields | SecurityGroupFields | AddressGroupFields
 T = TypeVar("T")
-F = TypeVar("F", NetworkFields, SubnetFields, PortFields, HostFields)
+F = TypeVar("F", NetworkFields, SubnetFields, PortFields, HostFields, SecurityGroupFields, AddressGroupFields)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +192,8 @@ class Document:
     subnets: tuple[Entry[SubnetFields], ...] = ()
     ports: tuple[Entry[PortFields], ...] = ()
     hosts: tuple[Entry[HostFields], ...] = ()
+    security_groups: tuple[Entry[SecurityGroupFields], ...] = ()
+    address_groups: tuple[Entry[AddressGroupFields], ...] = ()
 
 
 def given(values: Fields) -> dict[str, object]:
