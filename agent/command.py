@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import subprocess
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
@@ -22,6 +23,7 @@ NOT_FOUND = 127  # as a shell answers for a program that is not there
 NOT_RUNNABLE = 126
 
 Timed = Callable[[str, float, bool], None]
+REMEMBERED = 256  # programs of ours whose process ids are known after they have ended
 
 
 class Runner(Protocol):
@@ -47,11 +49,17 @@ class CommandRunner:
     """The real ``Runner``.
 
     *timed* is called after each command with the program's name, the seconds that it
-    took and whether it succeeded.
+    took and whether it succeeded.  ``started`` tells by its process id whether a program
+    is or was one of the last that we started.
     """
 
     def __init__(self, timed: Timed | None = None) -> None:
         self._timed = timed
+        self._pids: deque[int] = deque(maxlen=REMEMBERED)
+
+    def started(self, pid: int) -> bool:
+        """Tell whether *pid* is one of our last commands; any thread may ask."""
+        return pid in self._pids.copy()
 
     def __call__(
         self,
@@ -65,7 +73,7 @@ class CommandRunner:
         started = time.monotonic()
         done = False
         try:
-            output = _run(argv, stdin.encode() if isinstance(stdin, str) else stdin, timeout, env)
+            output = _run(argv, stdin.encode() if isinstance(stdin, str) else stdin, timeout, env, self._pids.append)
             done = True
         finally:
             if self._timed is not None:
@@ -73,7 +81,13 @@ class CommandRunner:
         return output
 
 
-def _run(argv: tuple[str, ...], stdin: bytes, timeout: float, env: Mapping[str, str] | None) -> str:
+def _run(
+    argv: tuple[str, ...],
+    stdin: bytes,
+    timeout: float,
+    env: Mapping[str, str] | None,
+    note: Callable[[int], None],
+) -> str:
     # LC_ALL: messages are parsed, so they must not be translated.
     environment = {**os.environ, "LC_ALL": "C", **(env or {})}
     try:
@@ -85,6 +99,7 @@ def _run(argv: tuple[str, ...], stdin: bytes, timeout: float, env: Mapping[str, 
         raise CommandError(argv, NOT_FOUND, f"{argv[0]} is not installed") from None
     except OSError as err:
         raise CommandError(argv, NOT_RUNNABLE, err.strerror or str(err)) from None
+    note(process.pid)
     try:
         stdout, stderr = process.communicate(stdin, timeout)
     except subprocess.TimeoutExpired as err:

@@ -33,6 +33,7 @@ from agent.core.model import HostName, NetworkType
 
 __all__ = [
     "AgentConfig",
+    "FiltersConfig",
     "L2Config",
     "PassConfig",
     "Reload",
@@ -81,6 +82,15 @@ class L2Config:
 
 
 @dataclass(frozen=True, slots=True)
+class FiltersConfig:
+    """``[filters]``; ``backend`` is auto, nft or legacy; ``packet_log`` None means the daemon's own log."""
+
+    enabled: bool = True
+    backend: str = "auto"
+    packet_log: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class PassConfig:
     """``[pass]``: ``resync_interval`` in seconds, ``hold_share`` 0..1, ``hold_minimum`` in ports."""
 
@@ -111,6 +121,7 @@ class AgentConfig:
     start_store: bool = True
     switch: SwitchConfig = field(default_factory=SwitchConfig)
     l2: L2Config = field(default_factory=L2Config)
+    filters: FiltersConfig = field(default_factory=FiltersConfig)
     passes: PassConfig = field(default_factory=PassConfig)
     status: StatusConfig = field(default_factory=StatusConfig)
 
@@ -154,6 +165,11 @@ def load(argv: Sequence[str]) -> AgentConfig:
             tunnel_address=_checked(conf, "l2", "tunnel_address", checks.tunnel_address),
             encapsulations=_checked(conf, "l2", "encapsulations", checks.encapsulations),
             bridge_mappings=_checked(conf, "l2", "bridge_mappings", checks.bridge_mappings),
+        ),
+        filters=FiltersConfig(
+            enabled=_raw(conf, "filters", "enabled"),
+            backend=_raw(conf, "filters", "backend"),
+            packet_log=_checked(conf, "filters", "packet_log", checks.optional_path),
         ),
         passes=PassConfig(
             resync_interval=_raw(conf, "pass", "resync_interval"),

@@ -113,6 +113,11 @@ def absolute_path(text: str) -> Path:
     return path
 
 
+def optional_path(text: str) -> Path | None:
+    """Return *text* as an absolute path, or None for an empty setting."""
+    return absolute_path(text) if text else None
+
+
 def socket_path(text: str) -> Path:
     """Return *text* as a path that fits into a socket's address."""
     path = absolute_path(text)

@@ -102,6 +102,30 @@ L2_OPTIONS: list[Any] = [
     ),
 ]
 
+FILTERS_OPTIONS: list[Any] = [
+    cfg.BoolOpt(
+        "enabled",
+        default=True,
+        help="Filter the ports that have security groups, with iptables, ipset and nft. Without it the daemon touches "
+        "none of these, and such ports stay shut.",
+    ),
+    cfg.StrOpt(
+        "backend",
+        default="auto",
+        choices=[
+            ("auto", "whatever the commands iptables-restore and iptables-save are"),
+            ("nft", "iptables-nft-restore"),
+            ("legacy", "iptables-legacy-restore"),
+        ],
+        help="Which iptables. All software of a host should use the same one: each filters on its own.",
+    ),
+    cfg.StrOpt(
+        "packet_log",
+        sample_default="/var/log/hostplane/packets.json",
+        help="File for the packets that security groups log, a JSON object a line. Empty: the daemon's own log.",
+    ),
+]
+
 PASS_OPTIONS: list[Any] = [
     cfg.FloatOpt(
         "resync_interval",
@@ -151,6 +175,7 @@ def list_opts() -> list[tuple[str, list[Any]]]:
         ("store", STORE_OPTIONS),
         ("switch", SWITCH_OPTIONS),
         ("l2", L2_OPTIONS),
+        ("filters", FILTERS_OPTIONS),
         ("pass", PASS_OPTIONS),
         ("status", STATUS_OPTIONS),
     ]

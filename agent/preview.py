@@ -39,4 +39,15 @@ def _delta(delta: Delta) -> dict[str, object]:
 
 
 def _value(value: Value) -> object:
-    return value if isinstance(value, str) else asdict(value)
+    return value if isinstance(value, str) else _plain(asdict(value))
+
+
+def _plain(value: object) -> object:
+    """Return what JSON can hold: sets in order."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, frozenset):
+        return sorted(value)
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value

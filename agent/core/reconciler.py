@@ -397,6 +397,11 @@ class Reconciler:
         before = self._open.get(ref)
         since = before.status.since if before is not None else self._now()
         text = f"waits for {required.driver} item {required.key!r}"
+        cause = self._open.get(required)
+        if cause is not None and cause.status.state is ItemState.ERROR:
+            text += f": {cause.status.message}"
+        elif required.driver in self._unread:
+            text += f": {required.driver} cannot be read"
         attempts = before.status.attempts if before is not None else 0
         self._open[ref] = _Open(ObjectStatus(ItemState.BLOCKED, text, since, attempts), self._monotonic())
 

@@ -17,10 +17,11 @@ class LocalSettings:
     ``tunnel_address`` is this host's end of all tunnels (IPv4 or IPv6, canonical);
     ``encapsulations`` those that it takes part in; ``bridge_mappings`` physical
     network -> the operator's bridge; ``datapath_type`` of ``br-int`` ("" is the
-    kernel's).
+    kernel's).  ``filters`` tells whether ports can be filtered here.
     """
 
     tunnel_address: str | None = None
     encapsulations: frozenset[NetworkType] = frozenset()
     bridge_mappings: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     datapath_type: str = ""
+    filters: bool = True
