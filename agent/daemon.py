@@ -32,7 +32,7 @@ from agent.drivers.switch import LocalSwitch
 from agent.l2.pipeline import Table
 from agent.l2.settings import LocalSettings
 from agent.planner import Planning
-from agent.port_states import PortFacts, first_by_object, port_states
+from agent.port_states import NOT_FOR_PORTS, PortFacts, first_by_object, port_states
 from agent.read_back import ReadBack
 from agent.status.sdnotify import Heartbeat
 from agent.status.source import readiness
@@ -291,7 +291,7 @@ class Daemon:
         unfinished: dict[str, str] = {}
         for ref, status in report.unfinished.items():
             owner = reconciler.desired.owner(ref)
-            if owner is not None and status.state is not ItemState.PENDING:
+            if owner is not None and status.state is not ItemState.PENDING and ref.driver not in NOT_FOR_PORTS:
                 base = owner.split("/", 1)[0]  # a network's flood groups are the network's
                 unfinished.setdefault(base, f"{ref.driver}: {status.message}")
         return PortFacts(
@@ -329,6 +329,7 @@ class Daemon:
                     "ports": len(snapshot.ports),
                     "endpoints": sum(len(endpoints) for endpoints in snapshot.endpoints.values()),
                     "hosts": len(snapshot.hosts),
+                    "security_groups": len(snapshot.security_groups),
                     "interfaces": len(view.interfaces),
                 },
                 items=self._parts.reconciler.desired.count(),
@@ -385,6 +386,8 @@ class Daemon:
             and snapshot.subnets is before.subnets
             and snapshot.endpoints is before.endpoints
             and snapshot.hosts is before.hosts
+            and snapshot.security_groups is before.security_groups
+            and snapshot.address_chunks is before.address_chunks
         )
 
     def _note_wiring(self, up: list[PortId], report: PassReport, reasons: Mapping[str, float]) -> None:

@@ -11,10 +11,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from agent.core import naming
 from agent.core.errors import Problem
 from agent.core.model import HostSnapshot, NetworkId, Port, PortId, SwitchView
-from agent.core.naming import INTEGRATION_BRIDGE
 from agent.core.report import PortState
+
+
+FOR_FILTERS = frozenset(("bridges", "ipset", "iptables", "members", "zones"))  # drivers that only hybrid plugs need
+NOT_FOR_PORTS = frozenset(("conntrack",))  # ends what is no longer allowed: a port that waits for it is up
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +62,7 @@ def _without_problem(port: Port, facts: PortFacts) -> str | None:
 def _plugged(port: Port, facts: PortFacts) -> str | None:
     interface = facts.switch.interfaces.get(port.id)
     if interface is None:
-        return f"not plugged in: no interface on {INTEGRATION_BRIDGE} has external_ids:iface-id={port.id}"
+        return f"not plugged in: no interface on {naming.INTEGRATION_BRIDGE} has external_ids:iface-id={port.id}"
     if interface.error:
         return f"interface {interface.name}: {interface.error}"
     if interface.ofport is None:
@@ -78,7 +82,9 @@ def _usable(port: Port, facts: PortFacts, before: PortState | None) -> str | Non
     """
     interface = facts.switch.interfaces.get(port.id)
     was_up = before is not None and before.up and interface is not None and before.ofport == interface.ofport
-    missing = facts.lost if was_up else facts.unusable
+    missing = (facts.lost if was_up else facts.unusable) - NOT_FOR_PORTS
+    if interface is None or not naming.is_hybrid_interface(interface.name):
+        missing -= FOR_FILTERS
     return f"{', '.join(sorted(missing))} cannot be used at the moment, retried" if missing else None
 
 

@@ -56,6 +56,11 @@ def hybrid_bridge_name(port_id: str) -> str:
     return "qbr" + port_id[:PORT_ID_CHARS]
 
 
+def is_hybrid_interface(name: str) -> bool:
+    """Tell whether an interface of the integration bridge is the switch's end of a hybrid plug."""
+    return name.startswith("qvo")
+
+
 def hybrid_veth_names(port_id: str) -> tuple[str, str]:
     """Return the veth pair of a port's hybrid plug: the bridge's end, the switch's end."""
     return "qvb" + port_id[:PORT_ID_CHARS], "qvo" + port_id[:PORT_ID_CHARS]
