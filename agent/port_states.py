@@ -16,7 +16,6 @@ from agent.core.errors import Problem
 from agent.core.model import HostSnapshot, NetworkId, Port, PortId, SwitchView
 from agent.core.report import PortState
 
-
 FOR_FILTERS = frozenset(("bridges", "ipset", "iptables", "members", "zones"))  # drivers that only hybrid plugs need
 NOT_FOR_PORTS = frozenset(("conntrack",))  # ends what is no longer allowed: a port that waits for it is up
 
