@@ -20,6 +20,7 @@ from typing import Protocol
 from agent import __version__, logs, preview
 from agent.announcements import Announcements
 from agent.config import AgentConfig
+from agent.core import naming
 from agent.core.errors import Actor, AgentError, Problem
 from agent.core.inputs import HoldLimits, SnapshotChooser
 from agent.core.model import HostSnapshot, PortId, SwitchView
@@ -330,6 +331,7 @@ class Daemon:
                     "endpoints": sum(len(endpoints) for endpoints in snapshot.endpoints.values()),
                     "hosts": len(snapshot.hosts),
                     "security_groups": len(snapshot.security_groups),
+                    "hybrid_ports": sum(naming.is_hybrid_interface(i.name) for i in view.interfaces.values()),
                     "interfaces": len(view.interfaces),
                 },
                 items=self._parts.reconciler.desired.count(),

@@ -25,6 +25,7 @@ from prometheus_client.registry import Collector
 from agent.core.allocations import RANGES
 from agent.core.report import AgentState, ItemState, PassReport
 from agent.status.answers import last_sync_at
+from agent.status.conntrack_usage import ConntrackUsage, conntrack_usage
 from agent.status.sdnotify import Heartbeat
 from agent.status.source import StatusSource
 
@@ -124,8 +125,11 @@ class _StateCollector(Collector):
         yield _objects(state)
         yield _items(state)
         yield _labelled("flows", "Flows of ours, by table.", "table", self._source.flow_counts())
+        usage = conntrack_usage()
+        yield _gauge("conntrack_entries", "Connections that the kernel tracks, of all zones.", usage.entries)
+        yield _gauge("conntrack_limit", "Connections that the kernel can track; 0: it tracks none.", usage.limit)
         yield _labelled(
-            "resource_pressure", "Share in use of what is limited; 1 is full.", "resource", _pressure(state)
+            "resource_pressure", "Share in use of what is limited; 1 is full.", "resource", _pressure(state, usage)
         )
 
     def _of_loop(self, state: AgentState) -> Iterator[Metric]:
@@ -188,8 +192,14 @@ def _items(state: AgentState) -> Metric:
     return family
 
 
-def _pressure(state: AgentState) -> Mapping[str, float]:
-    return {"network_numbers": state.objects.get("networks", 0) / len(RANGES["network"])}
+def _pressure(state: AgentState, usage: ConntrackUsage) -> Mapping[str, float]:
+    pressure = {
+        "network_numbers": state.objects.get("networks", 0) / len(RANGES["network"]),
+        "conntrack_zones": state.objects.get("hybrid_ports", 0) / len(RANGES["zone"]),
+    }
+    if usage.limit:
+        pressure["conntrack"] = usage.entries / usage.limit
+    return pressure
 
 
 def _gauge(name: str, text: str, value: float) -> Metric:
