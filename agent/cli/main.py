@@ -105,7 +105,8 @@ def _run(arguments: list[str]) -> int:
     width = max(len(name) for name in COMMANDS)
     top.epilog = "commands:\n" + "\n".join(f"  {name:<{width}}  {entry.summary}" for name, entry in COMMANDS.items())
     top.add_argument("command", metavar="COMMAND", help="see below; `hostplane COMMAND --help` tells more")
-    top.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    rest = top.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    rest.required = False  # else the message about a missing command names it
     add_common(top)
     args = top.parse_args(arguments)
     entry = COMMANDS.get(args.command)
@@ -116,9 +117,9 @@ def _run(arguments: list[str]) -> int:
     parser = _parser(f"hostplane {args.command}", description=f"{entry.summary[0].upper()}{entry.summary[1:]}.")
     module, _, function = entry.module.partition(":")
     getattr(importlib.import_module(module), f"configure_{function}" if function else "configure")(parser)
-    rest = args.rest
+    words = args.rest
     del args.rest
-    args = parser.parse_args(rest, args)
+    args = parser.parse_args(words, args)
     run: Run = args.run
     return run(args)
 

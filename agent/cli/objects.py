@@ -63,6 +63,7 @@ class Verbs(Generic[F, R]):
 
     def configure(self, parser: argparse.ArgumentParser) -> None:
         """Add the verbs to the noun's parser."""
+        add_common(parser)
         verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
         noun = self.noun.name
 

@@ -15,6 +15,7 @@ Run = Callable[[argparse.Namespace], int]
 
 DEFAULT_STORE = "unix:/run/hostplane/store.sock"
 DEFAULT_SOCKET = "/run/hostplane/agent.sock"
+DEFAULT_TIMEOUT = 10.0  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +55,15 @@ def add_common(parser: argparse.ArgumentParser) -> None:
         group.add_argument(f"--{name}", metavar="FILE", default=absent, help=f"{what} for ssl: stores ({variable})")
     choices = [form.value for form in Format]
     group.add_argument("-o", "--output", choices=choices, default=absent, help="how to print (table)")
-    text = "seconds to wait for store or agent (10)"
+    text = f"seconds to wait for store or agent ({DEFAULT_TIMEOUT:g}; plan: 40)"
     group.add_argument("--timeout", type=seconds, metavar="SECONDS", default=absent, help=text)
 
 
-def settings(args: argparse.Namespace) -> Settings:
-    """Return what was given on the command line, else in the environment, else the defaults."""
+def settings(args: argparse.Namespace, timeout: float = DEFAULT_TIMEOUT) -> Settings:
+    """Return what was given on the command line, else in the environment, else the defaults.
+
+    *timeout* is the default of a command whose answer takes longer than others.
+    """
 
     def given(name: str) -> str | None:
         value = getattr(args, name, None) or os.environ.get("HOSTPLANE_" + name.upper())
@@ -72,5 +76,5 @@ def settings(args: argparse.Namespace) -> Settings:
         ca_cert=given("ca_cert"),
         socket=Path(given("socket") or DEFAULT_SOCKET),
         output=Format(getattr(args, "output", Format.TABLE)),
-        timeout=float(getattr(args, "timeout", 10.0)),
+        timeout=float(getattr(args, "timeout", timeout)),
     )

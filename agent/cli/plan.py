@@ -12,7 +12,7 @@ from agent.cli.options import add_common, settings
 from agent.cli.output import Format, Value, cell, print_value, printable, table, write_line
 from agent.status import client
 
-PLAN_TIMEOUT = 40.0  # seconds; the daemon itself gives up after 30
+PLAN_TIMEOUT = 40.0  # seconds unless --timeout is given; the daemon itself gives up after 30
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -29,13 +29,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
-    ask = settings(args)
+    ask = settings(args, PLAN_TIMEOUT)
     if args.snapshot is not None:
         from agent.cli.plan_snapshot import plan_snapshot
 
         answer: Answer = plan_snapshot(args.snapshot)
     else:
-        answer = client.get(ask.socket, "/plan", max(ask.timeout, PLAN_TIMEOUT))
+        answer = client.get(ask.socket, "/plan", ask.timeout)
     answer = {**answer, "changes": _chosen(part(answer, "changes"), args.driver, args.owner)}
     if ask.output is not Format.TABLE:
         print_value(plain(answer), ask.output)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from agent.cli.answer import Answer, count, flag, number, part, parts, plain, text, words
 from agent.cli.options import Settings, add_common, settings
 from agent.cli.output import Format, Value, age, duration, print_value, table, write_line
+from agent.core.errors import InputError
 from agent.status import client
 
 PAGES = ("ports", "networks", "flows", "problems")
@@ -29,6 +30,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def _run(args: argparse.Namespace) -> int:
     ask = settings(args)
     answer = client.get(ask.socket, f"/{args.page or 'status'}", ask.timeout, _query(args))
+    if args.page == "ports" and args.name and not parts(answer, "ports"):
+        raise InputError(f"there is no port {args.name} on this host (hostplane port show {args.name} tells its host)")
     if ask.output is not Format.TABLE:
         print_value(plain(answer), ask.output)
         return 0

@@ -29,6 +29,7 @@ EXIT_TERMINATED = 143
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the verbs."""
+    add_common(parser)
     parser.add_argument("--name", default=DEFAULT_NAME, help=f"which sandbox, if there are several ({DEFAULT_NAME})")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
 

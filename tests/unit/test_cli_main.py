@@ -4,8 +4,11 @@
 from __future__ import annotations
 
 import importlib
+import socket
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -36,7 +39,7 @@ def test_every_command_is_there_and_has_help(name: str, capsys: pytest.CaptureFi
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "the following arguments are required: COMMAND"),
+        ([], "the following arguments are required: COMMAND\n"),
         (["netwrk"], "there is no command 'netwrk'; did you mean 'network'?"),
         (["network"], "the following arguments are required: VERB"),
         (["network", "create", "--typ", "vxlan", "a"], "unrecognized arguments: --typ"),
@@ -56,6 +59,12 @@ def test_common_options_stand_before_or_after_the_command(capsys: pytest.Capture
     for words in (["--socket", "/nowhere", "status"], ["status", "--socket", "/nowhere"]):
         assert main(words) == 1
         assert "agent socket /nowhere: no such file" in capsys.readouterr().err
+    for words in (["--store", "unix:/nowhere", "port", "list"], ["port", "--store", "unix:/nowhere", "list"]):
+        assert main(words) == 1
+        assert "store unix:/nowhere: " in capsys.readouterr().err
+    for words in (["--name", "none", "status"], ["-o", "json", "--name", "none", "status"]):
+        assert main(["sandbox", *words]) == 1
+        assert "sandbox none: is not there" in capsys.readouterr().err
 
 
 def test_the_environment_says_where_to_ask(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,6 +74,19 @@ def test_the_environment_says_where_to_ask(capsys: pytest.CaptureFixture[str], m
     monkeypatch.setenv("HOSTPLANE_STORE", "unix:/not/there")
     assert main(["network", "list"]) == 1
     assert "store unix:/not/there" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["status", "plan"])
+def test_an_agent_that_hangs_is_waited_for_as_long_as_was_said(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.socket(socket.AF_UNIX) as hanging:
+        hanging.bind(str(tmp_path / "agent.sock"))
+        hanging.listen()
+        begun = time.monotonic()
+        assert main([command, "--socket", str(tmp_path / "agent.sock"), "--timeout", "0.1"]) == 1
+        assert time.monotonic() - begun < 5
+    assert "agent.sock" in capsys.readouterr().err
 
 
 def test_a_reader_that_goes_away_is_no_error() -> None:

@@ -113,6 +113,7 @@ def test_ports_and_networks(hostplane: Hostplane) -> None:
     assert lines[2].split() == ["vm1", "blue", "up", "18", "min", "20", "s", "tap1", "-"]
     assert lines[3].endswith("no interface")
     assert len(hostplane("status", "ports", "vm2")) == 3
+    assert hostplane("status", "ports", "vm3", status=1)[0].startswith("hostplane: there is no port vm3 on this host")
     assert hostplane("status", "networks")[2].split() == ["blue", BLUE, "2", "1"]
 
 
