@@ -13,26 +13,24 @@ from collections.abc import Callable, Sequence
 from agent.cli.fields import Field, Kind, Noun
 from agent.store.document import F, FixedIpRequest
 
-_EMPTY: dict[Kind, object] = {Kind.TEXTS: (), Kind.FIXED_IPS: (), Kind.MAPPING: {}, Kind.BOOLEAN: False}
+_EMPTY: dict[Kind, object] = {
+    Kind.TEXTS: (),
+    Kind.FIXED_IPS: (),
+    Kind.RULES: (),
+    Kind.MAPPING: {},
+    Kind.BOOLEAN: False,
+}
 _PREFIX = "field_"  # keeps a noun's "host" apart from everything else in the namespace
 
 
-def add_field_options(parser: argparse.ArgumentParser, noun: Noun[F]) -> None:
-    """Add an option for each field of *noun*, and one for "none" where there can be none."""
+def add_field_options(parser: argparse.ArgumentParser, fields: Sequence[Field]) -> None:
+    """Add an option for each of *fields*, and one for "none" where there can be none."""
     group = parser.add_argument_group("fields")
-    for field in noun.fields:
+    for field in fields:
         chosen = group.add_mutually_exclusive_group()
-        destination = _PREFIX + field.name
-        if field.kind is Kind.BOOLEAN:
-            chosen.add_argument(
-                field.flag,
-                action="store_const",
-                const=True,
-                default=argparse.SUPPRESS,
-                dest=destination,
-                help=field.help,
-            )
-        else:
+        if field.flag is not None and field.kind is Kind.BOOLEAN:
+            _add_constant(chosen, field, field.flag, True, field.help)
+        elif field.flag is not None:
             repeated = field.kind in (Kind.TEXTS, Kind.MAPPING, Kind.FIXED_IPS)
             chosen.add_argument(
                 field.flag,
@@ -40,27 +38,36 @@ def add_field_options(parser: argparse.ArgumentParser, noun: Noun[F]) -> None:
                 type=_TYPES[field.kind],
                 metavar=field.metavar,
                 default=argparse.SUPPRESS,
-                dest=destination,
+                dest=_PREFIX + field.name,
                 help=f"{field.help}{' (may be repeated)' if repeated else ''}",
             )
         if field.negative_flag is not None:
-            chosen.add_argument(
-                field.negative_flag,
-                action="store_const",
-                const=_EMPTY.get(field.kind),
-                default=argparse.SUPPRESS,
-                dest=destination,
-                help=argparse.SUPPRESS,
-            )
+            _add_constant(chosen, field, field.negative_flag, _EMPTY.get(field.kind))
+        if field.none_flag is not None:
+            _add_constant(chosen, field, field.none_flag, None)
+
+
+def _add_constant(
+    group: argparse._MutuallyExclusiveGroup,
+    field: Field,
+    flag: str,
+    value: object,
+    text: str = argparse.SUPPRESS,
+) -> None:
+    group.add_argument(
+        flag, action="store_const", const=value, default=argparse.SUPPRESS, dest=_PREFIX + field.name, help=text
+    )
 
 
 def given_fields(args: argparse.Namespace, noun: Noun[F]) -> F:
-    """Return the fields that were given on the command line."""
-    values = {}
-    for field in noun.fields:
-        if hasattr(args, _PREFIX + field.name):
-            values[field.name] = _value(field, getattr(args, _PREFIX + field.name))
-    return noun.make(**values)
+    """Return the fields of *noun* that were given on the command line."""
+    return noun.make(**given_values(args, noun.fields))
+
+
+def given_values(args: argparse.Namespace, fields: Sequence[Field]) -> dict[str, object]:
+    """Return those of *fields* that were given on the command line, by name."""
+    found = [field for field in fields if hasattr(args, _PREFIX + field.name)]
+    return {field.name: _value(field, getattr(args, _PREFIX + field.name)) for field in found}
 
 
 def _value(field: Field, given: object) -> object:

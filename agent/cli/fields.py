@@ -11,9 +11,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Generic
+from typing import Generic, TypeAlias
 
-from agent.store.document import F, HostFields, NetworkFields, PortFields, SubnetFields
+from agent.store.document import (
+    AddressGroupFields,
+    F,
+    HostFields,
+    NetworkFields,
+    PortFields,
+    SecurityGroupFields,
+    SubnetFields,
+)
 
 
 class Kind(Enum):
@@ -25,6 +33,7 @@ class Kind(Enum):
     TEXTS = auto()
     MAPPING = auto()
     FIXED_IPS = auto()
+    RULES = auto()
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +42,8 @@ class Field:
 
     ``nullable`` tells that it can be none.  ``option`` is the option's name without
     dashes where it is not the field's own (lists: the singular); ``negation`` the
-    option for "no" or "none".
+    option for "no", "none" or the empty list; ``none_option`` the one for "none" where
+    that is not the same as the empty list.
     """
 
     name: str
@@ -43,10 +53,13 @@ class Field:
     nullable: bool = False
     option: str = ""
     negation: str = ""
+    none_option: str = ""
 
     @property
-    def flag(self) -> str:
-        """The option, with dashes."""
+    def flag(self) -> str | None:
+        """The option, with dashes; rules have none, they are added one by one."""
+        if self.kind is Kind.RULES:
+            return None
         return "--" + (self.option or self.name).replace("_", "-")
 
     @property
@@ -55,23 +68,38 @@ class Field:
         if self.negation:
             return "--" + self.negation
         if self.nullable or self.kind not in (Kind.TEXT, Kind.INTEGER):
-            return "--no-" + self.flag.removeprefix("--")
+            return "--no-" + (self.option or self.name).replace("_", "-")
         return None
+
+    @property
+    def none_flag(self) -> str | None:
+        """The option that gives none, where another one gives the empty list."""
+        return f"--{self.none_option}" if self.none_option else None
 
 
 @dataclass(frozen=True, slots=True)
 class Noun(Generic[F]):
-    """A kind of object: its name, its section of the file, its fields, and what a list shows."""
+    """A kind of object: its name, its section of the file, its fields, and what a list shows.
+
+    ``short`` is the field that is meant where the file has a list in place of fields.
+    """
 
     name: str
     section: str
     make: Callable[..., F]
     fields: tuple[Field, ...]
     columns: tuple[str, ...]
+    short: str = ""
 
-    def field(self, name: str) -> Field | None:
-        """Return the field called *name*."""
-        return next((field for field in self.fields if field.name == name), None)
+    @property
+    def metavar(self) -> str:
+        """What stands for an object of this kind in the help."""
+        return self.name.replace(" ", "_").upper()
+
+
+def field_of(fields: tuple[Field, ...], name: str) -> Field | None:
+    """Return the one of *fields* that is called *name*."""
+    return next((field for field in fields if field.name == name), None)
 
 
 _PROJECT = Field("project", Kind.TEXT, "who it belongs to, for information")
@@ -146,6 +174,17 @@ PORT = Noun(
             metavar="PAIR",
             option="allowed_address_pair",
         ),
+        Field(
+            "security_groups",
+            Kind.TEXTS,
+            "security group that says what passes; --no-security-groups: only what every instance needs passes, "
+            "--no-filter: everything does",
+            metavar="GROUP",
+            nullable=True,
+            option="security_group",
+            negation="no-security-groups",
+            none_option="no-filter",
+        ),
         Field("device_owner", Kind.TEXT, "what kind of thing uses it"),
         Field("device_id", Kind.TEXT, "which thing uses it"),
         _PROJECT,
@@ -173,6 +212,65 @@ HOST = Noun(
     columns=("name", "tunnel_address", "encapsulations", "bridge_mappings", "version", "applied_revision", "heartbeat"),
 )
 
-NOUNS: Mapping[str, Noun[NetworkFields] | Noun[SubnetFields] | Noun[PortFields] | Noun[HostFields]] = {
-    noun.section: noun for noun in (NETWORK, SUBNET, PORT, HOST)
+RULE_FIELDS = (
+    Field("direction", Kind.TEXT, "ingress (what the instance receives) or egress (what it sends)", metavar="WAY"),
+    Field("ethertype", Kind.TEXT, "IPv4 or IPv6; both, as far as the rest fits", metavar="TYPE", nullable=True),
+    Field("protocol", Kind.TEXT, "name or number; any if not given", metavar="PROTOCOL", nullable=True),
+    Field("ports", Kind.TEXT, "destination ports: 80, 8000-8100, or several with commas", "PORTS", nullable=True),
+    Field("icmp_type", Kind.INTEGER, "0 to 255; any if not given", metavar="NUMBER", nullable=True),
+    Field("icmp_code", Kind.INTEGER, "0 to 255; any if not given", metavar="NUMBER", nullable=True),
+    Field("remote_ip_prefix", Kind.TEXT, "addresses of the other side", metavar="CIDR", nullable=True),
+    Field("remote_group", Kind.TEXT, "the other side is a port with this security group", "GROUP", nullable=True),
+    Field("remote_address_group", Kind.TEXT, "the other side is in this address group", "GROUP", nullable=True),
+    Field("description", Kind.TEXT, "what it is for"),
+)
+
+SECURITY_GROUP = Noun(
+    name="security group",
+    section="security_groups",
+    make=SecurityGroupFields,
+    fields=(
+        # A group that is made without any gets the rules that let everything out.
+        Field("rules", Kind.RULES, "what it allows", negation="no-rules"),
+        Field(
+            "stateful",
+            Kind.BOOLEAN,
+            "whether answers pass by themselves (--stateless: they need rules)",
+            negation="stateless",
+        ),
+        Field("description", Kind.TEXT, "what it is for"),
+        Field("log", Kind.TEXTS, "what is logged: accept, drop", metavar="WHAT"),
+        Field("log_rate", Kind.INTEGER, "log at most so many packets", metavar="PER-SECOND"),
+        Field("log_burst", Kind.INTEGER, "after the first so many", metavar="PACKETS"),
+        _PROJECT,
+        _EXTERNAL_IDS,
+    ),
+    columns=("id", "name", "stateful", "rules", "project", "description"),
+    short="rules",
+)
+
+ADDRESS_GROUP = Noun(
+    name="address group",
+    section="address_groups",
+    make=AddressGroupFields,
+    fields=(
+        Field("addresses", Kind.TEXTS, "address or prefix", metavar="CIDR", option="address"),
+        Field("description", Kind.TEXT, "what it is for"),
+        _PROJECT,
+        _EXTERNAL_IDS,
+    ),
+    columns=("id", "name", "addresses", "project", "description"),
+    short="addresses",
+)
+
+AnyNoun: TypeAlias = (
+    Noun[NetworkFields]
+    | Noun[SubnetFields]
+    | Noun[PortFields]
+    | Noun[HostFields]
+    | Noun[SecurityGroupFields]
+    | Noun[AddressGroupFields]
+)
+NOUNS: Mapping[str, AnyNoun] = {
+    noun.section: noun for noun in (NETWORK, SUBNET, PORT, HOST, SECURITY_GROUP, ADDRESS_GROUP)
 }

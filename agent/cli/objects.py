@@ -73,7 +73,7 @@ class Verbs(Generic[F, R]):
         listing.set_defaults(run=self._list)
 
         show = verbs.add_parser("show", help=f"everything about a {noun}")
-        show.add_argument("ref", metavar=noun.upper(), help="name or id")
+        show.add_argument("ref", metavar=self.noun.metavar, help="name or id")
         show.set_defaults(run=self._show)
 
         create = verbs.add_parser("create", help=f"make a {noun}")
@@ -81,17 +81,17 @@ class Verbs(Generic[F, R]):
         create.set_defaults(run=self._create)
 
         change = verbs.add_parser("set", help=f"change fields of a {noun}")
-        change.add_argument("ref", metavar=noun.upper(), help="name or id")
+        change.add_argument("ref", metavar=self.noun.metavar, help="name or id")
         if self.renamable:
             change.add_argument("--name", metavar="NEW", default=UNSET, help="what to call it from now on")
         change.set_defaults(run=self._set)
 
         delete = verbs.add_parser("delete", help=f"delete {noun}s")
-        delete.add_argument("refs", metavar=noun.upper(), nargs="+", help="name or id")
+        delete.add_argument("refs", metavar=self.noun.metavar, nargs="+", help="name or id")
         delete.set_defaults(run=self._delete)
 
         for writing in (create, change):
-            add_field_options(writing, self.noun)
+            add_field_options(writing, self.noun.fields)
         for writing in (create, change, delete):
             add_wait(writing)
         for verb in (listing, show, create, change, delete):
@@ -108,7 +108,7 @@ class Verbs(Generic[F, R]):
         if ask.output is Format.TABLE:
             print_rows([self.shown(record) for record in records], self.noun.columns, ask.output)
             if not records:
-                complain(f"no {self.noun.section}")
+                complain(f"no {self.noun.section.replace('_', ' ')}")
         else:
             print_value([plain(record) for record in records], ask.output)
         return 0

@@ -6,17 +6,31 @@ Everything wrong in a file is told at once, not one thing per run.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
-from agent.cli.fields import HOST, NETWORK, NOUNS, PORT, SUBNET, Field, Kind, Noun
+from agent.cli.fields import (
+    ADDRESS_GROUP,
+    HOST,
+    NETWORK,
+    NOUNS,
+    PORT,
+    RULE_FIELDS,
+    SECURITY_GROUP,
+    SUBNET,
+    Field,
+    Kind,
+    Noun,
+    field_of,
+)
 from agent.cli.output import printable
 from agent.cli.suggest import near
 from agent.cli.yaml_tree import Node, Scalar, Sequence, Table, read_tree
 from agent.core.errors import InputError
-from agent.store.document import Document, Entry, F, FixedIpRequest
+from agent.store.document import Document, Entry, F, FixedIpRequest, RuleFields
 
 MAX_COMPLAINTS = 20
 MAX_NAME = 255
+_QUOTES = "; a value with commas needs quotes around it"
 
 
 def parse_file(data: bytes, source: str) -> Document:
@@ -58,6 +72,8 @@ class _Reader:
             subnets=tuple(self._section(tree, SUBNET)),
             ports=tuple(self._section(tree, PORT)),
             hosts=tuple(self._section(tree, HOST)),
+            security_groups=tuple(self._section(tree, SECURITY_GROUP)),
+            address_groups=tuple(self._section(tree, ADDRESS_GROUP)),
         )
 
     def _section(self, tree: Table, noun: Noun[F]) -> Iterator[Entry[F]]:
@@ -74,25 +90,47 @@ class _Reader:
             if not name or len(name) > MAX_NAME:
                 self.complain(entry.line, f"{noun.section}: a name has 1 to {MAX_NAME} characters")
             elif isinstance(entry.value, Table):
-                yield Entry(name, noun.make(**self._fields(entry.value, noun, label)), entry.line)
+                yield Entry(name, noun.make(**self._fields(entry.value, noun.fields, label)), entry.line)
             elif _is_null(entry.value):
                 yield Entry(name, noun.make(), entry.line)
+            elif noun.short and isinstance(entry.value, Sequence):
+                fields = Table({noun.short: entry}, entry.line)
+                yield Entry(name, noun.make(**self._fields(fields, noun.fields, label)), entry.line)
             else:
                 self.complain(entry.line, f"{label}: fields belong here, not {_what(entry.value)}")
 
-    def _fields(self, table: Table, noun: Noun[F], label: str) -> dict[str, object]:
+    def _fields(self, table: Table, fields: tuple[Field, ...], label: str) -> dict[str, object]:
         values: dict[str, object] = {}
-        names = [field.name for field in noun.fields]
+        names = [field.name for field in fields]
         for name, entry in table.entries.items():
-            field = noun.field(name)
+            field = field_of(fields, name)
             if field is None:
-                self.complain(entry.line, f"{label}: unknown key {name!r}{near(name, names) or _known(names)}")
+                hint = _QUOTES if name[:1].isdigit() else near(name, names) or _known(names)
+                self.complain(entry.line, f"{label}: unknown key {name!r}{hint}")
                 continue
             try:
-                values[name] = _value(entry.value, field)
+                if field.kind is Kind.RULES:
+                    values[name] = tuple(self._rules(entry.value, label))
+                else:
+                    values[name] = _value(entry.value, field)
             except _WrongValueError as err:
                 self.complain(err.line, f"{label}: {name}: {err}")
         return values
+
+    def _rules(self, node: Node, label: str) -> Iterator[RuleFields]:
+        """Yield the rules of a list; they are told by their number, from 1."""
+        for number, item in enumerate(_list(node), 1):
+            where = f"{label}: rule {number}"
+            if isinstance(item, Table):
+                values = self._fields(item, RULE_FIELDS, where)
+                yield _rule(values, item.line)
+            else:
+                self.complain(item.line, f"{where}: keys and values belong here, not {_what(item)}")
+
+
+def _rule(values: Mapping[str, object], line: int) -> RuleFields:
+    make: Callable[..., RuleFields] = RuleFields
+    return make(**values, line=line)
 
 
 class _WrongValueError(Exception):
@@ -104,6 +142,10 @@ class _WrongValueError(Exception):
 
 
 def _value(node: Node, field: Field) -> object:
+    if field.kind is Kind.TEXTS and field.nullable and _is_null(node):
+        if isinstance(node, Scalar) and not node.text:  # what was forgotten must not open a filter
+            raise _WrongValueError(node, "a value is missing; write [...], [] or null")
+        return None
     if field.kind is Kind.TEXTS:
         return tuple(_text(item) for item in _list(node))
     if field.kind is Kind.FIXED_IPS:

@@ -7,7 +7,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.cli.fields import NOUNS, Kind
+from agent.cli.fields import NOUNS, RULE_FIELDS, Kind
 from agent.cli.yaml_file import parse_file
 from agent.core.errors import InputError
 from agent.store import document
@@ -39,13 +39,18 @@ VALUES = {
 }
 
 
-def fields_of(noun):
-    choices = {f.name: st.one_of(VALUES[f.kind], *([st.none()] if f.nullable else [])) for f in noun.fields}
+def fields_of(fields):
+    choices = {f.name: st.one_of(VALUES[f.kind], *([st.none()] if f.nullable else [])) for f in fields}
     return st.fixed_dictionaries({}, optional=choices)
 
 
+# Of a rule, what is none and what is not given are the same.
+RULES = st.fixed_dictionaries({}, optional={field.name: VALUES[field.kind] for field in RULE_FIELDS})
+VALUES[Kind.RULES] = st.lists(RULES, max_size=3)
+
+
 FILES = st.fixed_dictionaries(
-    {}, optional={noun.section: st.dictionaries(TEXT, fields_of(noun), max_size=3) for noun in NOUNS.values()}
+    {}, optional={noun.section: st.dictionaries(TEXT, fields_of(noun.fields), max_size=3) for noun in NOUNS.values()}
 )
 
 
@@ -57,6 +62,10 @@ def written_back(entry) -> dict[str, object]:
 
 
 def plain(item):
+    if isinstance(item, document.RuleFields):
+        unset = document.RuleFields()
+        values = {field.name: getattr(item, field.name) for field in RULE_FIELDS}
+        return {name: value for name, value in values.items() if value != getattr(unset, name)}
     if not isinstance(item, document.FixedIpRequest):
         return item
     parts = {"subnet": item.subnet, "address": item.address}

@@ -11,8 +11,8 @@ import pytest
 
 from agent.cli.apply import read_document
 from agent.cli.field_options import add_field_options, given_fields
-from agent.cli.fields import NETWORK, NOUNS, PORT, SUBNET
-from agent.store.document import Document, FixedIpRequest, given
+from agent.cli.fields import NETWORK, NOUNS, PORT, RULE_FIELDS, SECURITY_GROUP, SUBNET
+from agent.store.document import Document, FixedIpRequest, RuleFields, given
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -23,19 +23,24 @@ def test_every_field_of_the_writer_is_offered_and_no_other(noun) -> None:
     assert sorted(field.name for field in noun.fields) == sorted(taken)
 
 
+def test_every_field_of_a_rule_is_offered_and_no_other() -> None:
+    taken = {field.name for field in dataclasses.fields(RuleFields)} - {"line"}
+    assert {field.name for field in RULE_FIELDS} == taken
+
+
 def test_every_section_of_a_document_is_read() -> None:
     assert sorted(NOUNS) == sorted(field.name for field in dataclasses.fields(Document))
 
 
 @pytest.mark.parametrize("noun", NOUNS.values(), ids=lambda noun: noun.name)
 def test_no_two_options_are_called_the_same(noun) -> None:
-    flags = [flag for field in noun.fields for flag in (field.flag, field.negative_flag) if flag]
+    flags = [flag for f in noun.fields for flag in (f.flag, f.negative_flag, f.none_flag) if flag]
     assert len(flags) == len(set(flags))
 
 
 def parsed(noun, *words: str):
     parser = argparse.ArgumentParser(exit_on_error=False)
-    add_field_options(parser, noun)
+    add_field_options(parser, noun.fields)
     return given(given_fields(parser.parse_args(words), noun))
 
 
@@ -57,6 +62,14 @@ def parsed(noun, *words: str):
             },
         ),
         (PORT, ["--no-fixed-ip", "--no-allowed-address-pair"], {"fixed_ips": (), "allowed_address_pairs": ()}),
+        (PORT, ["--security-group", "a", "--security-group", "b"], {"security_groups": ("a", "b")}),
+        (PORT, ["--no-security-groups"], {"security_groups": ()}),
+        (PORT, ["--no-filter"], {"security_groups": None}),
+        (
+            SECURITY_GROUP,
+            ["--stateless", "--no-rules", "--log", "drop"],
+            {"stateful": False, "rules": (), "log": ("drop",)},
+        ),
         (PORT, ["--external-id", "a=b=c", "--external-id", "d="], {"external_ids": {"a": "b=c", "d": ""}}),
         (NETWORK, ["--segmentation-id", "7", "--mtu", "1400"], {"segmentation_id": 7, "mtu": 1400}),
         (NETWORK, ["--no-segmentation-id", "--no-physnet"], {"segmentation_id": None, "physnet": None}),
@@ -76,6 +89,8 @@ def test_options_give_their_fields(noun, words: list[str], fields: dict[str, obj
         ["--external-id", "a"],
         ["--fixed-ip", "10.0.0.1", "--no-fixed-ip"],
         ["--port-security", "--no-port-security"],
+        ["--no-filter", "--no-security-groups"],
+        ["--security-group", "a", "--no-filter"],
     ],
 )
 def test_nonsense_is_wrong_usage(words: list[str]) -> None:

@@ -8,7 +8,7 @@ import pytest
 from agent.cli.yaml_file import MAX_COMPLAINTS, parse_file
 from agent.cli.yaml_tree import MAX_BYTES
 from agent.core.errors import InputError
-from agent.store.document import UNSET, FixedIpRequest, given
+from agent.store.document import UNSET, FixedIpRequest, RuleFields, given
 
 
 def parse(text: str):
@@ -48,6 +48,54 @@ hosts:
     assert document.ports[1].fields.fixed_ips == (FixedIpRequest(address="10.0.0.20"),)
     assert document.hosts[0].fields.bridge_mappings == {"physnet1": "br-phy1"}
     assert document.hosts[0].fields.encapsulations == ("vxlan",)
+
+
+SECURITY = """
+address_groups:
+  office: [198.51.100.0/24, "2001:db8:f::/48"]
+  lab: {addresses: [192.0.2.1], project: red}
+security_groups:
+  web:
+    - {direction: ingress, protocol: tcp, ports: "80,443"}
+    - {direction: ingress, protocol: tcp, ports: 22, remote_address_group: office}
+    - {direction: ingress, remote_group: web}
+    - direction: egress
+      protocol: icmp
+      icmp_type: 8
+      ethertype: null
+  quiet: {stateful: false, rules: [], log: [accept, drop], log_rate: 10, log_burst: 5}
+  usual:
+ports:
+  vm1: {network: blue, host: host1, security_groups: [web]}
+  vm2: {network: blue, security_groups: []}
+  vm3: {network: blue, security_groups: null}
+"""
+
+
+def test_security_groups_are_lists_of_rules_or_have_fields_of_their_own() -> None:
+    document = parse(SECURITY)
+    web, quiet, usual = document.security_groups
+    assert given(web.fields) == {
+        "rules": (
+            RuleFields(direction="ingress", protocol="tcp", ports="80,443"),
+            RuleFields(direction="ingress", protocol="tcp", ports="22", remote_address_group="office"),
+            RuleFields(direction="ingress", remote_group="web"),
+            RuleFields(direction="egress", protocol="icmp", icmp_type=8),
+        )
+    }
+    assert [rule.line for rule in web.fields.rules] == [7, 8, 9, 10]
+    assert given(quiet.fields) == {
+        "stateful": False,
+        "rules": (),
+        "log": ("accept", "drop"),
+        "log_rate": 10,
+        "log_burst": 5,
+    }
+    assert given(usual.fields) == {}  # unlike a group without rules it lets everything out
+    office, lab = document.address_groups
+    assert given(office.fields) == {"addresses": ("198.51.100.0/24", "2001:db8:f::/48")}
+    assert given(lab.fields) == {"addresses": ("192.0.2.1",), "project": "red"}
+    assert [port.fields.security_groups for port in document.ports] == [("web",), (), None]
 
 
 @pytest.mark.parametrize("text", ["", "---\n", "# nothing\n", "networks:\n", "null\n"])
@@ -130,7 +178,41 @@ ports:
         ("ports:\n  vm1: {external_ids: [a]}", "f.yaml:2: port vm1: external_ids: must be a mapping, not a list"),
         ("ports:\n  vm1: 7", "f.yaml:2: port vm1: fields belong here, not '7'"),
         ("ports: [a]", "f.yaml:1: ports: names and their fields belong here, not a list"),
-        ("- a", "f.yaml:1: a file has sections (networks, subnets, ports, hosts), this is a list"),
+        ("- a", "f.yaml:1: a file has sections (networks, subnets, ports, hosts, "),
+        (
+            "security_groups:\n  web:\n  - {direction: ingress}\n  - {direction: ingress, prot: tcp}",
+            "f.yaml:4: security group web: rule 2: unknown key 'prot'; did you mean",
+        ),
+        (
+            "security_groups:\n  web: {rules: [{direction: ingress, protocol: tcp, ports: 80,443}]}",
+            "f.yaml:2: security group web: rule 1: unknown key '443'; a value with commas needs quotes around it",
+        ),
+        (
+            "security_groups:\n  web: [{direction: egress, ports: [80, 443]}]",
+            "f.yaml:2: security group web: rule 1: ports: must be text, not a list",
+        ),
+        (
+            "security_groups:\n  web: [{direction: egress, icmp_type: echo}]",
+            "f.yaml:2: security group web: rule 1: icmp_type: must be a whole number, not 'echo'",
+        ),
+        (
+            "security_groups:\n  web: [{direction: egress}, tcp]",
+            "f.yaml:2: security group web: rule 2: keys and values belong here, not 'tcp'",
+        ),
+        (
+            "security_groups:\n  web: {rules: {direction: egress}}",
+            "f.yaml:2: security group web: rules: must be a list, not a mapping",
+        ),
+        (
+            "security_groups: [web]",
+            "f.yaml:1: security_groups: names and their fields belong here, not a list",
+        ),
+        ("address_groups:\n  a: [{x: y}]", "f.yaml:2: address group a: addresses: must be text, not a mapping"),
+        ("networks:\n  a: [b]", "f.yaml:2: network a: fields belong here, not a list"),
+        (
+            "ports:\n  vm1:\n    security_groups:",
+            "f.yaml:3: port vm1: security_groups: a value is missing; write [...], [] or null",
+        ),
         (f"ports:\n  {'n' * 256}: {{}}", "f.yaml:2: ports: a name has 1 to 255 characters"),
         ("ports:\n  vm1: {host: a, host: b}", "f.yaml:2: the key 'host' stands here again (first in line 2)"),
         ("ports:\n  vm1: {}\n  vm1: {}", "f.yaml:3: the key 'vm1' stands here again (first in line 2)"),
