@@ -15,7 +15,7 @@ from agent.cli.options import add_common, settings
 from agent.cli.output import Format, Row, Value, cell, print_value, write_line
 from agent.cli.store import open_store
 from agent.cli.waiting import add_wait, wait
-from agent.cli.yaml_file import parse_file
+from agent.cli.yaml_file import has_no_section, parse_file
 from agent.cli.yaml_tree import MAX_BYTES
 from agent.core.errors import InputError
 from agent.store.document import Document
@@ -31,6 +31,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--set", metavar="NAME", dest="set_name", help="note that these objects belong to set NAME")
     text = "delete what an earlier apply of the same --set made and the file no longer has"
     parser.add_argument("--prune", action="store_true", help=text)
+    parser.add_argument("--yes", action="store_true", help="prune even if the file is empty")
     parser.add_argument("--dry-run", action="store_true", help="only show what would change")
     add_wait(parser)
     add_common(parser)
@@ -39,11 +40,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def read_document(file: str) -> Document:
     """Read and parse *file* (``-``: standard input); raises InputError that names it and the line."""
+    return parse_file(_read(file), _source(file))
+
+
+def _read(file: str) -> bytes:
     if file == "-":
-        return parse_file(sys.stdin.buffer.read(MAX_BYTES + 1), _source(file))
+        return sys.stdin.buffer.read(MAX_BYTES + 1)
     try:
         with Path(file).open("rb") as stream:
-            return parse_file(stream.read(MAX_BYTES + 1), _source(file))
+            return stream.read(MAX_BYTES + 1)
     except OSError as err:
         raise InputError(f"{file}: {err.strerror}") from None
 
@@ -56,13 +61,18 @@ def _run(args: argparse.Namespace) -> int:
     if args.prune and not args.set_name:
         raise InputError("apply: --prune needs --set NAME: it removes only what an earlier apply of that set made")
     ask = settings(args)
-    document = read_document(args.file)
+    data, source = _read(args.file), _source(args.file)
+    document = parse_file(data, source)
+    if args.prune and not args.yes and has_no_section(data, source):
+        # A template that came out empty looks the same.
+        text = f"is empty, so --prune would delete all of set {args.set_name}; if that is meant, say --yes"
+        raise InputError(f"{source}: {text}")
     with open_store(ask) as writer:
         try:
             written = writer.apply(document, set_name=args.set_name, prune=args.prune, dry_run=args.dry_run)
         except InputError as err:
             # The writer knows the line but not the file that it is of.
-            raise InputError(re.sub(r"^line (\d+): ", rf"{_source(args.file)}:\1: ", str(err))) from None
+            raise InputError(re.sub(r"^line (\d+): ", rf"{source}:\1: ", str(err))) from None
         changes = written.result
         if ask.output is Format.TABLE:
             _print_changes(changes, _WOULD if args.dry_run else _DONE)
@@ -75,7 +85,7 @@ def _run(args: argparse.Namespace) -> int:
 
 def _print_changes(changes: Sequence[Change], verbs: dict[str, str]) -> None:
     for change in changes:
-        write_line(f"{change.kind} {change.name} {verbs[change.verb]}")
+        write_line(f"{change.kind.replace('_', ' ')} {change.name} {verbs[change.verb]}")
         if change.verb == "change":
             for field in change.fields:
                 write_line(f"  {field.field}: {_show(field.old)} -> {_show(field.new)}")

@@ -48,6 +48,12 @@ def parse_file(data: bytes, source: str) -> Document:
     return document
 
 
+def has_no_section(data: bytes, source: str) -> bool:
+    """Tell whether a file that can be read names nothing, not even an empty section."""
+    tree = read_tree(data, source)
+    return not (isinstance(tree, Table) and tree.entries)
+
+
 class _Reader:
     """Walks the tree, collects complaints."""
 

@@ -126,6 +126,21 @@ def test_pruning_takes_only_what_the_set_made(hostplane: Hostplane, tmp_path: Pa
     assert "--prune needs --set NAME" in refused.err
 
 
+def test_pruning_everything_must_be_meant(hostplane: Hostplane, tmp_path: Path) -> None:
+    file = tmp_path / "lab.yaml"
+    file.write_text("networks:\n  a: {type: vxlan}\n")
+    prune = ("apply", "-f", str(file), "--set", "lab", "--prune")
+    hostplane(*prune)
+    file.write_text("# what the template should have written\n")
+    refused = hostplane(*prune)
+    assert refused.status == 1
+    assert refused.err.startswith(f"hostplane: {file}: is empty, so --prune would delete all of set lab")
+    assert len(hostplane("network", "list", "-o", "json").json()) == 1
+    assert "network a to delete" in hostplane(*prune, "--dry-run", "--yes").out
+    file.write_text("networks: {}\n")
+    assert "network a deleted" in hostplane(*prune).out
+
+
 def test_what_the_writer_refuses_names_file_line_object_and_field(hostplane: Hostplane, tmp_path: Path) -> None:
     file = tmp_path / "bad.yaml"
     file.write_text("networks:\n  blue: {type: vxlan}\n  red:\n    type: vxlan\n    segmentation_id: 17000000\n")
