@@ -125,14 +125,14 @@ class IdlThread:
         return bool(self._idl._session.is_connected())
 
     def _run(self) -> None:
-        seqno: object = None
+        seen: object = None
         try:
             while not self._stopping:
                 self._idl.run()
-                state = (self._idl.change_seqno, self.is_connected(), self._conditions())
-                if state != seqno:
-                    seqno = state
+                if self._state() != seen:
                     self._on_change()
+                    # As it is now: conditions that it asked for may be granted before we look again.
+                    seen = self._state()
                 self._advance_writes()
                 self._wait()
         finally:
@@ -141,12 +141,13 @@ class IdlThread:
                 if not write.done.done():
                     write.done.set_exception(StoreError("the connection is closed"))
 
-    def _conditions(self) -> tuple[Any, ...]:
-        """Return what tells that conditions were asked for or came into force."""
-        return tuple(
+    def _state(self) -> tuple[Any, ...]:
+        """Return what tells that rows changed, or that conditions were asked for or came into force."""
+        conditions = tuple(
             (name, table.condition_state.new is None, table.condition_state.requested is None)
             for name, table in self._idl.tables.items()
         )
+        return self._idl.change_seqno, self.is_connected(), conditions
 
     def _advance_writes(self) -> None:
         connected = self._idl.has_ever_connected()

@@ -13,23 +13,27 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple, TypeVar
 
 from ovs.db import idl as ovs_idl
 
-from agent.core.errors import Problem
+from agent.core.errors import Actor, Problem
 from agent.core.model import (
+    AddressChunk,
     Endpoint,
     EndpointId,
     HostName,
     HostSnapshot,
     NetworkId,
+    OwnerId,
+    Port,
     Subnet,
 )
 from agent.ovsdb import PROBE_INTERVAL_MS, IdlThread
-from agent.store import rows
-from agent.store.conditions import Conditions
+from agent.store import filter_rows, rows
+from agent.store.conditions import Conditions, Needs
+from agent.store.gathered import ByOwner, Groups
 
 COLUMNS: Mapping[str, tuple[str, ...]] = {
     "Global": ("generation", "revision"),
@@ -39,24 +43,41 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
     ),
     "Port": (
         "name", "network", "mac_address", "fixed_ips", "host", "device_owner", "admin_state_up",
-        "port_security_enabled", "allowed_address_pairs",
+        "port_security_enabled", "allowed_address_pairs", "filtered", "security_groups",
     ),
+    "Security_Group": ("name", "stateful", "log", "log_rate", "log_burst"),
+    "Security_Group_Rule": (
+        "group", "direction", "ethertype", "protocol", "port_range_min", "port_range_max", "remote_ip_prefix",
+        "remote_group", "remote_address_group",
+    ),
+    "Address_Chunk": ("owner", "chunk", "addresses"),
     "Endpoint": ("network", "mac", "addresses", "host"),
     "Host": ("name", "tunnel_address", "encapsulations", "bridge_mappings"),
     "Host_Status": ("host", "version", "generation", "applied_revision", "heartbeat"),
     "Port_Status": ("port", "host", "up", "reason", "since"),
 }  # fmt: skip
 
-_FREEZE: Mapping[str, Callable[[Any], Any]] = {
-    "Network": rows.network,
-    "Subnet": rows.subnet,
-    "Port": rows.port,
-    "Endpoint": rows.endpoint,
-    "Host": rows.host,
+_FREEZE: Mapping[str, Callable[[Any, Any], Any]] = {  # of a row and what it was frozen to before
+    "Network": lambda row, _: rows.network(row),
+    "Subnet": lambda row, _: rows.subnet(row),
+    "Port": lambda row, _: rows.port(row),
+    "Endpoint": lambda row, _: rows.endpoint(row),
+    "Host": lambda row, _: rows.host(row),
+    "Security_Group": lambda row, _: filter_rows.security_group(row),
+    "Security_Group_Rule": lambda row, _: filter_rows.rule(row),
+    "Address_Chunk": filter_rows.address_chunk,
 }
 
 _Key = TypeVar("_Key")
 _Noun = TypeVar("_Noun")
+
+
+class _Fault(NamedTuple):
+    """A row that makes no sense; ``name`` and ``group`` as far as it has them."""
+
+    error: rows.RowError
+    name: str
+    group: str
 
 
 class NotingIdl(ovs_idl.Idl):
@@ -94,11 +115,14 @@ class SnapshotReader:
         self._idl = NotingIdl(remote, helper)
         self._conditions = Conditions(self._idl, host)
         self._frozen: dict[str, dict[Any, Any]] = {table: {} for table in _FREEZE}
-        self._problems: dict[str, dict[Any, Problem]] = {table: {} for table in _FREEZE}
+        self._faults: dict[str, dict[Any, _Fault]] = {table: {} for table in _FREEZE}
         self._subnets: dict[NetworkId, tuple[Subnet, ...]] = {}
-        self._endpoints: dict[NetworkId, dict[EndpointId, Endpoint]] = {}
-        self._changed: set[str] = set(_FREEZE)
-        self._unpublished: set[NetworkId] = set()  # networks whose endpoints changed since the last snapshot
+        self._endpoints: ByOwner[NetworkId, EndpointId, Endpoint] = ByOwner()
+        self._groups = Groups()
+        self._chunks: ByOwner[OwnerId, str, AddressChunk] = ByOwner()
+        self._changed: set[str] = set(_FREEZE)  # tables, since the last snapshot
+        self._needs = Needs()
+        self._needs_stale = True
         self._snapshot = HostSnapshot(host)
         self._connected = False
         self.last_sync_at: float | None = None
@@ -120,15 +144,14 @@ class SnapshotReader:
     # On the IDL thread.
 
     def _read(self) -> None:
-        for table, uuids in self._idl.take_noted().items():
-            if table in _FREEZE:
-                self._freeze(table, uuids)
+        noted = self._idl.take_noted()
         for table in _FREEZE:
+            self._freeze(table, noted.get(table, set()))
             self._drop_lost(table)
-        needed = frozenset(port.network for port in self._frozen["Port"].values())
-        self._conditions.need(needed, time.monotonic())
+        needs = self._needed()
+        self._conditions.need(needs, time.monotonic())
         connected = self.thread.is_connected()
-        published = self._conditions.in_force(needed) and self._publish(needed)
+        published = self._conditions.in_force(needs) and self._publish(needs)
         if published or connected != self._connected:
             if self._snapshot.in_sync:
                 self.last_sync_at = time.time()  # until now it was; while connected it still is
@@ -143,8 +166,9 @@ class SnapshotReader:
             if row is None:
                 self._drop(table, uuid)
                 continue
+            before = frozen.get(uuid)
             try:
-                noun = _FREEZE[table](row)
+                noun = _FREEZE[table](row, before)
             except (rows.RowError, ValueError, TypeError, StopIteration) as unknown:
                 # A later version of the schema may hold values that we cannot even name.
                 err = (
@@ -153,13 +177,11 @@ class SnapshotReader:
                     else rows.RowError("row", f"not understood: {unknown!r}")
                 )
                 self._drop(table, uuid)
-                name = rows.one(row, "name") if "name" in row._data else str(uuid)
-                text = f"{table.lower()} {name}: {err}"
-                self._problems[table][uuid] = Problem(f"{table.lower()}:{uuid}", err.column, text, err.actor)
+                self._faults[table][uuid] = _Fault(err, _value(row, "name"), _value(row, "group"))
                 self._changed.add(table)
                 continue
-            self._problems[table].pop(uuid, None)
-            before = frozen.get(uuid)
+            if self._faults[table].pop(uuid, None) is not None:
+                self._changed.add(table)
             if before == noun:
                 continue
             frozen[uuid] = noun
@@ -168,72 +190,118 @@ class SnapshotReader:
 
     def _drop(self, table: str, uuid: Any) -> None:
         before = self._frozen[table].pop(uuid, None)
-        if self._problems[table].pop(uuid, None) is not None or before is not None:
+        if self._faults[table].pop(uuid, None) is not None or before is not None:
             self._changed.add(table)
         if before is not None:
             self._file(table, before, None)
 
     def _drop_lost(self, table: str) -> None:
         """Drop what a reconnected replica has no more (it is cleared without notifications)."""
-        live, known = self._idl.tables[table].rows, [*self._frozen[table], *self._problems[table]]
-        if len(known) > len(live):
-            for uuid in known:
+        live, frozen, faults = self._idl.tables[table].rows, self._frozen[table], self._faults[table]
+        if len(frozen) + len(faults) > len(live):
+            for uuid in [*frozen, *faults]:
                 if uuid not in live:
                     self._drop(table, uuid)
 
     def _file(self, table: str, before: Any, after: Any) -> None:
-        """Keep the collections by network; those handed out in snapshots are never changed in place."""
+        """Keep what is put together from several rows."""
         if table == "Endpoint":
             if before is not None:
-                self._members(before.network).pop(before.id, None)
+                self._endpoints.remove(before.network, before.id, before)
             if after is not None:
-                self._members(after.network)[after.id] = after
+                self._endpoints.put(after.network, after.id, after)
         elif table == "Subnet":
             for network in {subnet.network for subnet in (before, after) if subnet is not None}:
                 members = [s for s in self._frozen["Subnet"].values() if s.network == network]
                 self._subnets[network] = tuple(sorted(members, key=lambda s: s.id))
                 if not members:
                     del self._subnets[network]
+        elif table == "Address_Chunk":
+            if before is not None:
+                self._chunks.remove(before.chunk.owner, before.chunk.chunk, before.chunk)
+            if after is not None:
+                self._chunks.put(after.chunk.owner, after.chunk.chunk, after.chunk)
+        else:
+            self._needs_stale = True
+            if table == "Security_Group":
+                self._groups.file(before, after)
+            elif table == "Security_Group_Rule":
+                self._groups.file_rule(before, after)
 
-    def _members(self, network: NetworkId) -> dict[EndpointId, Endpoint]:
-        """Return the endpoints of *network* to be changed: copied once since the last snapshot."""
-        if network not in self._unpublished:
-            self._unpublished.add(network)
-            self._endpoints[network] = dict(self._endpoints.get(network, {}))
-        return self._endpoints[network]
+    def _needed(self) -> Needs:
+        """Return what the ports need, as far as the rows that have come tell."""
+        if self._needs_stale:
+            self._needs_stale = False
+            self._groups.settle()
+            ports = self._frozen["Port"].values()
+            groups = frozenset(group for port in ports for group in port.security_groups)
+            self._needs = Needs(frozenset(port.network for port in ports), groups, self._groups.owners(groups))
+        return self._needs
 
-    def _publish(self, needed: frozenset[NetworkId]) -> bool:
+    def _publish(self, needs: Needs) -> bool:
         """Publish a new snapshot; return False when it would be the one published already."""
         last = self._snapshot
         generation, revision = self._revision()
         changed, self._changed = self._changed, set()
         if last.in_sync and not changed and (generation, revision) == (last.generation, last.revision):
             return False
-        for network in self._unpublished:
-            if not self._endpoints[network]:
-                del self._endpoints[network]
-        self._unpublished.clear()
+        networks = self._frozen["Network"].values()
+        problems = tuple(sorted(self._problems(), key=str)) if changed else last.problems
         self._snapshot = HostSnapshot(
             host=self._host,
             generation=generation,
             revision=revision,
             in_sync=True,
-            networks=_same({n.id: n for n in self._frozen["Network"].values() if n.id in needed}, last.networks),
-            subnets=_same({n: s for n, s in self._subnets.items() if n in needed}, last.subnets),
+            networks=_same({n.id: n for n in networks if n.id in needs.networks}, last.networks),
+            subnets=_same({n: s for n, s in self._subnets.items() if n in needs.networks}, last.subnets),
             ports={port.id: port for port in self._frozen["Port"].values()} if "Port" in changed else last.ports,
-            endpoints=_same({n: e for n, e in self._endpoints.items() if n in needed}, last.endpoints),
+            endpoints=_same(self._endpoints.publish(needs.networks), last.endpoints),
             hosts={host.name: host for host in self._frozen["Host"].values()} if "Host" in changed else last.hosts,
-            problems=self._all_problems() if changed else last.problems,
+            security_groups=_same(self._groups.chosen(needs.groups), last.security_groups),
+            address_chunks=_same(self._chunks.publish(needs.owners), last.address_chunks),
+            problems=problems if problems != last.problems else last.problems,
         )
         return True
 
-    def _all_problems(self) -> tuple[Problem, ...]:
-        return tuple(sorted((p for table in self._problems.values() for p in table.values()), key=str))
+    def _problems(self) -> Iterator[Problem]:
+        for table, faults in self._faults.items():
+            for uuid, fault in faults.items():
+                yield self._problem(table, str(uuid), fault)
+        for row in self._frozen["Address_Chunk"].values():
+            if row.not_addresses:
+                yield self._strange_addresses(row)
+        ports: dict[Any, Port] = self._frozen["Port"]
+        for port in ports.values():
+            for group in port.security_groups:
+                if self._groups.name(group) is None:
+                    text = f"security group {group} is not there, or cannot be read; it allows nothing"
+                    yield Problem(f"port:{port.id}", "security_groups", f"port {port.name}: {text}", Actor.CLOUD)
+
+    def _problem(self, table: str, uuid: str, fault: _Fault) -> Problem:
+        noun = table.lower()
+        object_id, name = f"{noun}:{uuid}", f"{noun.replace('_', ' ')} {fault.name or uuid}"
+        if table == "Security_Group_Rule" and fault.group:
+            object_id = f"security_group:{fault.group}"
+            name = f"security group {self._groups.name(fault.group) or fault.group} rule {uuid}"
+        return Problem(object_id, fault.error.column, f"{name}: {fault.error}", fault.error.actor)
+
+    def _strange_addresses(self, row: filter_rows.ChunkRow) -> Problem:
+        owner, strange = row.chunk.owner, row.not_addresses
+        name = self._groups.name(owner)
+        whose = f"members of {owner}" if name is None else f"members of security group {name}"
+        more = f" and {len(strange) - 1} more" if len(strange) > 1 else ""
+        text = f"{whose}: {strange[0]!r}{more} is no address; left out"
+        return Problem(f"members:{owner}", "addresses", text, Actor.CLOUD)
 
     def _revision(self) -> tuple[str, int]:
         for row in self._idl.tables["Global"].rows.values():
             return str(rows.one(row, "generation")), rows.one(row, "revision")
         return "", 0
+
+
+def _value(row: Any, column: str) -> str:
+    """Return a column as text, "" if the table has none like it or it is empty."""
+    return str(rows.optional(row, column) or "") if column in row._data else ""
 
 
 def _same(new: dict[_Key, _Noun], old: Mapping[_Key, _Noun]) -> Mapping[_Key, _Noun]:

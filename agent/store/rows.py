@@ -28,6 +28,7 @@ from agent.core.model import (
     NetworkType,
     Port,
     PortId,
+    SecurityGroupId,
     Subnet,
     SubnetId,
 )
@@ -68,7 +69,7 @@ def mapping(row: Any, column: str) -> dict[Any, Any]:
     return {key.value: value.value for key, value in row._data[column].values.items()}
 
 
-def _shared(value: object) -> str:
+def shared(value: object) -> str:
     """Return *value* as text, one copy for all rows that say the same: thousands name one network or host."""
     return sys.intern(str(value))
 
@@ -107,7 +108,7 @@ def subnet(row: Any) -> Subnet:
     return Subnet(
         id=SubnetId(str(row.uuid)),
         name=one(row, "name"),
-        network=NetworkId(_shared(one(row, "network"))),
+        network=NetworkId(shared(one(row, "network"))),
         cidr=str(cidr),
         gateway=None if gateway is None else _address("gateway_ip", gateway),
         ipv6_address_mode=optional(row, "ipv6_address_mode"),
@@ -122,16 +123,19 @@ def port(row: Any) -> Port:
     fixed_ips = sorted(
         (_address("fixed_ips", address), str(owner)) for address, owner in mapping(row, "fixed_ips").items()
     )
+    groups = tuple(SecurityGroupId(shared(group)) for group in sorted(map(str, many(row, "security_groups"))))
     return Port(
         id=PortId(str(row.uuid)),
         name=one(row, "name"),
-        network=NetworkId(_shared(one(row, "network"))),
+        network=NetworkId(shared(one(row, "network"))),
         mac=mac,
-        fixed_ips=tuple(FixedIp(address, SubnetId(_shared(owner))) for address, owner in fixed_ips),
+        fixed_ips=tuple(FixedIp(address, SubnetId(shared(owner))) for address, owner in fixed_ips),
         admin_state_up=one(row, "admin_state_up"),
         port_security=one(row, "port_security_enabled"),
         allowed_address_pairs=tuple(_address_pair(text, mac) for text in sorted(many(row, "allowed_address_pairs"))),
         device_owner=one(row, "device_owner"),
+        filtered=one(row, "filtered") or bool(groups),  # a row that says both means the closed one
+        security_groups=groups,
     )
 
 
@@ -139,10 +143,10 @@ def endpoint(row: Any) -> Endpoint:
     """Freeze an Endpoint row."""
     return Endpoint(
         id=EndpointId(str(row.uuid)),
-        network=NetworkId(_shared(one(row, "network"))),
+        network=NetworkId(shared(one(row, "network"))),
         mac=_mac("mac", one(row, "mac")),
         addresses=tuple(sorted(_address("addresses", address) for address in many(row, "addresses"))),
-        host=HostName(_shared(one(row, "host"))),
+        host=HostName(shared(one(row, "host"))),
     )
 
 
