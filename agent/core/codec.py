@@ -3,7 +3,9 @@
 
 A *block* holds the objects that are new or different and the ids of those that
 went, by noun, with generation and revision.  The first block of a file is the
-difference to the empty snapshot.  Unknown fields and nouns of a later version are
+difference to the empty snapshot.  Of what may have thousands of members (the endpoints
+of a network, the rules of a group, the chunks of an owner) a block holds only those
+that differ; the id of one that went is ``<owner>/<member>``.  Unknown fields and nouns of a later version are
 ignored, so that an older daemon can still start from them; what it needs and does
 not find is an error.
 """
@@ -16,15 +18,18 @@ from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from agent.core.model import (
+    AddressChunk,
     AddressPair,
+    Direction,
     Endpoint,
-    EndpointId,
     FixedIp,
     Host,
     HostSnapshot,
     Network,
     NetworkType,
     Port,
+    SecurityGroup,
+    SecurityGroupRule,
     Subnet,
 )
 
@@ -35,18 +40,18 @@ def difference(old: HostSnapshot, new: HostSnapshot) -> Json:
     """Return the block that leads from *old* to *new*; objects are compared by identity."""
     put: Json = {}
     gone: dict[str, list[str]] = {}
+    tables = _tables(old)
     for noun, table in _tables(new).items():
-        before = _tables(old)[noun]
-        changed, removed = _changed(before, table)
-        if noun == "endpoints":  # a network may have thousands: only those that differ
-            changed = {network: _changed(before.get(network, {}), table[network])[0] for network in changed}
-            removed += [
-                f"{network}/{endpoint}"
-                for network in changed
-                for endpoint in _changed(before.get(network, {}), table[network])[1]
-            ]
-        if changed:
-            put[noun] = {key: _encode(value) for key, value in changed.items()}
+        changed, removed = _changed(tables[noun], table)
+        if noun in _MEMBERS:
+            before = {key: _MEMBERS[noun](tables[noun].get(key)) for key in changed}
+            members = {key: _changed(before[key], _MEMBERS[noun](value)) for key, value in changed.items()}
+            removed += [f"{key}/{member}" for key, (_, went) in members.items() for member in went]
+            encoded = {key: _encode_members(noun, changed[key], differing) for key, (differing, _) in members.items()}
+        else:
+            encoded = {key: _encode(value) for key, value in changed.items()}
+        if encoded:
+            put[noun] = encoded
         if removed:
             gone[noun] = removed
     return {"generation": new.generation, "revision": new.revision, "put": put, "gone": gone}
@@ -56,16 +61,18 @@ def apply(snapshot: HostSnapshot, block: Json) -> HostSnapshot:
     """Return *snapshot* after *block*.  Raises KeyError, TypeError or ValueError if it makes no sense."""
     tables: dict[str, dict[Any, Any]] = {noun: dict(table) for noun, table in _tables(snapshot).items()}
     for noun, removed in block["gone"].items():
+        members: dict[str, set[str]] = {}
         for key in removed:
-            network, _, endpoint = key.partition("/")
-            if endpoint and noun == "endpoints":
-                tables[noun][network] = {k: v for k, v in tables[noun][network].items() if k != endpoint}
+            owner, is_member, member = key.partition("/")
+            if is_member and noun in _MEMBERS:
+                members.setdefault(owner, set()).add(member)
             else:
                 tables.get(noun, {}).pop(key, None)
+        for owner, went in members.items():
+            tables[noun][owner] = _without(noun, tables[noun][owner], went)
     for noun, objects in block["put"].items():
         for key, value in objects.items() if noun in tables else ():
-            decoded = _DECODERS[noun](value)
-            tables[noun][key] = {**tables[noun].get(key, {}), **decoded} if noun == "endpoints" else decoded
+            tables[noun][key] = _DECODERS[noun](value, tables[noun].get(key))
     return replace(
         snapshot,
         generation=str(block["generation"]),
@@ -76,6 +83,8 @@ def apply(snapshot: HostSnapshot, block: Json) -> HostSnapshot:
         ports=tables["ports"],
         endpoints=tables["endpoints"],
         hosts=tables["hosts"],
+        security_groups=tables["security_groups"],
+        address_chunks=tables["address_chunks"],
     )
 
 
@@ -94,7 +103,36 @@ def _tables(snapshot: HostSnapshot) -> dict[str, Mapping[Any, Any]]:
         "ports": snapshot.ports,
         "endpoints": snapshot.endpoints,
         "hosts": snapshot.hosts,
+        "security_groups": snapshot.security_groups,
+        "address_chunks": snapshot.address_chunks,
     }
+
+
+def _mapped(members: Mapping[Any, Any] | None) -> Mapping[Any, Any]:
+    return members or {}
+
+
+def _rules(group: SecurityGroup | None) -> Mapping[str, SecurityGroupRule]:
+    return {rule.id: rule for rule in group.rules} if group is not None else {}
+
+
+# How to get at the members of those that are written member by member.
+_MEMBERS: Mapping[str, Callable[[Any], Mapping[Any, Any]]] = {
+    "endpoints": _mapped,
+    "address_chunks": _mapped,
+    "security_groups": _rules,
+}
+
+
+def _encode_members(noun: str, owner: Any, members: Mapping[Any, Any]) -> Json:
+    encoded = {key: _encode(member) for key, member in members.items()}
+    return {**_encode(replace(owner, rules=())), "rules": encoded} if noun == "security_groups" else encoded
+
+
+def _without(noun: str, owner: Any, went: set[str]) -> Any:
+    if noun == "security_groups":
+        return replace(owner, rules=tuple(rule for rule in owner.rules if rule.id not in went))
+    return {key: member for key, member in owner.items() if key not in went}
 
 
 def _encode(value: Any) -> Any:
@@ -114,32 +152,36 @@ def _known(cls: type[Any], data: Json) -> Json:
     return {name: value for name, value in data.items() if name in names}
 
 
-def _network(data: Json) -> Network:
+# Decoders get what is there already, too: members are added to it.
+
+
+def _network(data: Json, _: object) -> Network:
     return Network(**{**_known(Network, data), "type": NetworkType(data["type"])})
 
 
-def _subnets(data: list[Json]) -> tuple[Subnet, ...]:
+def _subnets(data: list[Json], _: object) -> tuple[Subnet, ...]:
     return tuple(Subnet(**_known(Subnet, item)) for item in data)
 
 
-def _port(data: Json) -> Port:
+def _port(data: Json, _: object) -> Port:
     nested = {
         "fixed_ips": tuple(FixedIp(**_known(FixedIp, item)) for item in data["fixed_ips"]),
         "allowed_address_pairs": tuple(
             AddressPair(**_known(AddressPair, item)) for item in data["allowed_address_pairs"]
         ),
+        "security_groups": tuple(data.get("security_groups", ())),
     }
     return Port(**{**_known(Port, data), **nested})
 
 
-def _endpoints(data: Json) -> dict[EndpointId, Endpoint]:
-    return {
-        EndpointId(key): Endpoint(**{**_known(Endpoint, item), "addresses": tuple(item["addresses"])})
-        for key, item in data.items()
+def _endpoints(data: Json, before: Mapping[str, Endpoint] | None) -> dict[str, Endpoint]:
+    members = {
+        key: Endpoint(**{**_known(Endpoint, item), "addresses": tuple(item["addresses"])}) for key, item in data.items()
     }
+    return {**(before or {}), **members}
 
 
-def _host(data: Json) -> Host:
+def _host(data: Json, _: object) -> Host:
     nested = {
         "encapsulations": frozenset(NetworkType(item) for item in data["encapsulations"]),
         "bridge_mappings": MappingProxyType(dict(data["bridge_mappings"])),
@@ -147,10 +189,29 @@ def _host(data: Json) -> Host:
     return Host(**{**_known(Host, data), **nested})
 
 
-_DECODERS: Mapping[str, Callable[[Any], Any]] = {
+def _security_group(data: Json, before: SecurityGroup | None) -> SecurityGroup:
+    changed = {
+        key: SecurityGroupRule(**{**_known(SecurityGroupRule, item), "direction": Direction(item["direction"])})
+        for key, item in data["rules"].items()
+    }
+    rules = {**_rules(before), **changed}
+    return SecurityGroup(**{**_known(SecurityGroup, data), "rules": tuple(rules[key] for key in sorted(rules))})
+
+
+def _address_chunks(data: Json, before: Mapping[str, AddressChunk] | None) -> dict[str, AddressChunk]:
+    members = {
+        key: AddressChunk(**{**_known(AddressChunk, item), "addresses": frozenset(item["addresses"])})
+        for key, item in data.items()
+    }
+    return {**(before or {}), **members}
+
+
+_DECODERS: Mapping[str, Callable[[Any, Any], Any]] = {
     "networks": _network,
     "subnets": _subnets,
     "ports": _port,
     "endpoints": _endpoints,
     "hosts": _host,
+    "security_groups": _security_group,
+    "address_chunks": _address_chunks,
 }

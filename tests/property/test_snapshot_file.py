@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import tempfile
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,6 +30,7 @@ SUBNETS = st.lists(
 PORTS = st.builds(
     model.Port, IDS, TEXT, IDS, TEXT, st.lists(st.builds(model.FixedIp, TEXT, IDS), max_size=2).map(tuple),
     st.booleans(), st.booleans(), st.lists(st.builds(model.AddressPair, TEXT, TEXT), max_size=2).map(tuple), TEXT,
+    st.booleans(), st.lists(IDS, max_size=2).map(tuple),
 )  # fmt: skip
 ENDPOINTS = st.dictionaries(
     IDS, st.builds(model.Endpoint, IDS, IDS, TEXT, st.lists(TEXT, max_size=2).map(tuple), TEXT), max_size=3
@@ -37,6 +39,20 @@ HOSTS = st.builds(
     model.Host, IDS, st.none() | TEXT, st.frozensets(st.sampled_from(["vxlan", "geneve"]).map(model.NetworkType)),
     st.dictionaries(TEXT, TEXT, max_size=2),
 )  # fmt: skip
+RULES = st.builds(
+    model.SecurityGroupRule, IDS, st.sampled_from(model.Direction), st.sampled_from([4, 6]),
+    *[st.none() | st.integers(0, 9)] * 3, st.none() | TEXT, st.none() | IDS,
+)  # fmt: skip
+GROUPS = st.builds(
+    model.SecurityGroup, IDS, TEXT, st.booleans(),
+    st.dictionaries(IDS, RULES, max_size=3).map(lambda rules: tuple(replace(rules[key], id=key) for key in sorted(rules))),
+    st.booleans(), st.booleans(), st.integers(1, 9), st.integers(1, 9),
+)  # fmt: skip
+CHUNKS = st.dictionaries(
+    st.sampled_from(["", "0", "10"]),
+    st.builds(model.AddressChunk, IDS, TEXT, st.frozensets(TEXT, max_size=3)),
+    max_size=3,
+)
 
 
 def by_id(values):
@@ -46,7 +62,7 @@ def by_id(values):
 SNAPSHOTS = st.builds(
     model.HostSnapshot, host=st.just(HOST), generation=TEXT, revision=st.integers(0, 9), in_sync=st.just(True),
     networks=by_id(NETWORKS), subnets=by_id(SUBNETS), ports=by_id(PORTS), endpoints=by_id(ENDPOINTS),
-    hosts=by_id(HOSTS),
+    hosts=by_id(HOSTS), security_groups=by_id(GROUPS), address_chunks=by_id(CHUNKS),
 )  # fmt: skip
 
 
@@ -85,6 +101,44 @@ def test_a_change_costs_a_line_and_not_the_file(tmp_path):
     size = (tmp_path / "snapshot").stat().st_size
     file.save(replace(first, revision=1, ports={**ports, ids[7]: replace(ports[ids[7]], name="other")}))
     assert (tmp_path / "snapshot").stat().st_size - size < 600
+
+
+def test_a_rule_or_a_member_more_costs_a_line_and_not_the_group(tmp_path):
+    group, peer = model.SecurityGroupId("g"), model.OwnerId("o")
+    rules = tuple(model.SecurityGroupRule(f"r{i:04}", model.Direction.INGRESS, 4, 6, i, i) for i in range(1000))
+    chunks = {f"{i:02}": model.AddressChunk(peer, f"{i:02}", frozenset({f"10.0.{i}.1"})) for i in range(90)}
+    first = model.HostSnapshot(
+        HOST,
+        in_sync=True,
+        security_groups={group: model.SecurityGroup(group, "web", rules=rules)},
+        address_chunks={peer: chunks},
+    )
+    path = tmp_path / "snapshot"
+    file = SnapshotFile(path, HOST)
+    file.save(first)
+    size = path.stat().st_size
+    one_more = model.SecurityGroupRule("r0500a", model.Direction.INGRESS, 6)
+    web = model.SecurityGroup(group, "web", rules=(*rules[:501], one_more, *rules[501:]))
+    second = replace(first, revision=1, security_groups={group: web})
+    file.save(second)
+    assert path.stat().st_size - size < 500
+    size = path.stat().st_size
+    member = model.AddressChunk(peer, "07", frozenset({"10.0.7.1", "10.0.7.2"}))
+    third = replace(second, revision=2, address_chunks={peer: {**chunks, "07": member}})
+    file.save(third)
+    assert path.stat().st_size - size < 300
+    assert SnapshotFile(path, HOST).load() == replace(third, stale=True)
+
+
+def test_a_file_of_a_version_without_filters_is_loaded(tmp_path):
+    port = model.Port(model.PortId("p"), "p", model.NetworkId("n"), "fa:16:3e:00:00:01", ())
+    path = tmp_path / "snapshot"
+    with_port = model.HostSnapshot(HOST, in_sync=True, ports={port.id: port})
+    SnapshotFile(path, HOST).save(with_port)
+    lines = path.read_text().replace(',"filtered":false,"security_groups":[]', "").splitlines()
+    assert "filtered" not in "".join(lines)
+    path.write_text("".join(f"{zlib.crc32(body.encode()):08x} {body}\n" for body in (line[9:] for line in lines)))
+    assert SnapshotFile(path, HOST).load() == replace(with_port, stale=True)
 
 
 @pytest.mark.parametrize(("header", "word"), [("host2", "host2"), ("version", "version")])
