@@ -22,7 +22,7 @@ KILL_GRACE = 1.0  # seconds that a killed program may take to vanish
 NOT_FOUND = 127  # as a shell answers for a program that is not there
 NOT_RUNNABLE = 126
 
-Timed = Callable[[str, float, bool], None]
+Timed = Callable[[str, float, bool, int], None]
 REMEMBERED = 256  # programs of ours whose process ids are known after they have ended
 
 
@@ -49,7 +49,7 @@ class CommandRunner:
     """The real ``Runner``.
 
     *timed* is called after each command with the program's name, the seconds that it
-    took and whether it succeeded.  ``started`` tells by its process id whether a program
+    took, whether it succeeded, and the bytes of its standard input.  ``started`` tells by its process id whether a program
     is or was one of the last that we started.
     """
 
@@ -70,14 +70,15 @@ class CommandRunner:
         env: Mapping[str, str] | None = None,
     ) -> str:
         """See ``Runner``."""
+        data = stdin.encode() if isinstance(stdin, str) else stdin
         started = time.monotonic()
         done = False
         try:
-            output = _run(argv, stdin.encode() if isinstance(stdin, str) else stdin, timeout, env, self._pids.append)
+            output = _run(argv, data, timeout, env, self._pids.append)
             done = True
         finally:
             if self._timed is not None:
-                self._timed(argv[0], time.monotonic() - started, done)
+                self._timed(argv[0], time.monotonic() - started, done, len(data))
         return output
 
 

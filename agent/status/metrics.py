@@ -57,6 +57,7 @@ class AgentMetrics:
         self._wiring = self._histogram("port_wiring_seconds", "From interface in OVSDB to port up", "stage")
         self._commands = self._histogram("command_duration_seconds", "Time external commands took", "command")
         self._command_failures = self._counter("command_failures", "External commands that failed", "command")
+        self._command_input = self._counter("command_input_bytes", "Bytes given to external commands", "command")
         self._passes = self._counter("passes", "Passes", "resync")
         self._operations = self._counter("operations", "Items written", "driver", "op", "result")
         self._failures = self._counter("apply_failures", "Items that could not be written", "driver", "reason")
@@ -90,10 +91,11 @@ class AgentMetrics:
             raise ValueError(f"{stage!r} is not one of {WIRING_STAGES}")
         self._wiring.labels(stage).observe(seconds)
 
-    def observe_command(self, program: str, seconds: float, succeeded: bool) -> None:
-        """Note one external command; fits ``agent.command.Timed``."""
+    def observe_command(self, program: str, seconds: float, succeeded: bool, size: int = 0) -> None:
+        """Note one external command, *size* the bytes that it was given; fits ``agent.command.Timed``."""
         name = PurePath(program).name
         self._commands.labels(name).observe(seconds)
+        self._command_input.labels(name).inc(size)
         if not succeeded:
             self._command_failures.labels(name).inc()
 

@@ -62,12 +62,21 @@ def test_large_input_and_output_do_not_block_each_other():
     assert CommandRunner()(("cat",), stdin=text) == text
 
 
-def test_each_command_is_timed():
+def test_each_command_is_timed_and_its_input_counted():
     seen = []
-    run = CommandRunner(lambda program, seconds, done: seen.append((program, seconds >= 0, done)))
+    run = CommandRunner(lambda program, seconds, done, size: seen.append((program, seconds >= 0, done, size)))
 
-    run(("true",))
+    run(("cat",), stdin="two\n")
     with pytest.raises(CommandError):
         run(("false",))
 
-    assert seen == [("true", True, True), ("false", True, False)]
+    assert seen == [("cat", True, True, 4), ("false", True, False, 0)]
+
+
+def test_own_commands_are_known_by_their_process_id():
+    run = CommandRunner()
+
+    pid = int(run(("sh", "-c", "echo $$")))
+
+    assert run.started(pid)
+    assert not run.started(1)
