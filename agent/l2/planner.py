@@ -19,13 +19,18 @@ from agent.core.memo import Memo
 from agent.core.model import HostSnapshot, NetworkId, Port, PortId, SwitchView
 from agent.core.plan import Group, ObjectId
 from agent.l2 import endpoints, hosts, networks, ports
+from agent.l2.filter_planner import FilterPlanning, Verdict, zone_claims
+from agent.l2.policies import Policy
+from agent.l2.port_filters import plan_filter
 from agent.l2.segments import Segment, find_uplink
 from agent.l2.settings import LocalSettings
 
+_NOTHING_PLUGGED = SwitchView()
 
-def wanted_claims(snapshot: HostSnapshot) -> set[Claim]:
-    """Return the numbers that layer 2 needs: one for each network with a port on this host."""
-    return {Claim("network", port.network) for port in snapshot.ports.values()}
+
+def wanted_claims(snapshot: HostSnapshot, switch: SwitchView = _NOTHING_PLUGGED) -> set[Claim]:
+    """Return the numbers that layer 2 needs: for networks with a port here, and for filters (conntrack zones)."""
+    return {Claim("network", port.network) for port in snapshot.ports.values()} | zone_claims(snapshot, switch)
 
 
 def plan_l2(
@@ -59,6 +64,7 @@ class _Planning:
         self._memo = memo
         self._local = local
         self._allocations = allocations
+        self._filters = FilterPlanning(snapshot, allocations, memo, local)
         self._groups: dict[ObjectId, Group] = {}
         self._problems: list[Problem] = []
 
@@ -70,6 +76,9 @@ class _Planning:
         for network_id, segment in segments.items():
             if segment.network.admin_state_up:
                 self._plan_floods(segment, members.get(network_id, _Members()), peers)
+        self._filters.finish()
+        self._groups.update(self._filters.groups)
+        self._problems += self._filters.problems
         return self._groups, sorted(set(self._problems), key=lambda p: (p.object_id, p.field, p.text))
 
     def _plan_own_host(self) -> None:
@@ -128,16 +137,30 @@ class _Planning:
             ofport = self._find_ofport(port.id, numbers)
             if ofport is None:
                 continue
-            group_id = ObjectId(f"port:{port.id}")
-            self._groups[group_id] = self._memo.group(
-                group_id, (port, segment, ofport), partial(ports.plan_port, port, segment, ofport)
-            )
+            if not self._plan_port(port, segment, ofport):
+                continue
             reached = members.setdefault(port.network, _Members())
             reached.ofports.append((port.id, ofport))
             if port.allowed_address_pairs:
                 for mac in ports.shared_macs(port):
                     reached.shared.setdefault(mac, []).append(ofport)
         return members
+
+    def _plan_port(self, port: Port, segment: Segment, ofport: int) -> bool:
+        """Plan a port that is plugged in; return False if it stays shut."""
+        found = self._filters.find(port, self._switch.interfaces[port.id])
+        group_id = ObjectId(f"port:{port.id}")
+        if found is Verdict.UNFILTERED:
+            inputs: tuple[object, ...] = (port, segment, ofport)
+            build = partial(ports.plan_port, port, segment, ofport)
+        elif isinstance(found, tuple):
+            inputs = (port, segment, ofport, *found)
+            policy, zone = found
+            build = partial(_plan_filtered_port, port, segment, ofport, policy, zone)
+        else:
+            return False
+        self._groups[group_id] = self._memo.group(group_id, inputs, build)
+        return True
 
     def _miss_network(self, port: Port) -> None:
         if port.network in self._snapshot.networks:
@@ -201,3 +224,7 @@ class _Planning:
                 (segment, len(chunks), *chunk),
                 partial(networks.plan_remote_chunk, segment, index, len(chunks), chunk),
             )
+
+
+def _plan_filtered_port(port: Port, segment: Segment, ofport: int, policy: Policy, zone: int) -> Group:
+    return ports.plan_port(port, segment, ofport, plan_filter(port, policy, zone))

@@ -3,17 +3,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from agent.core import openflow
 from agent.core.model import Port
 from agent.core.openflow import ETH_P_8021AD, ETH_P_8021Q, UNTAGGED, match
-from agent.core.plan import Group, ItemRef, ObjectId
+from agent.core.plan import Group, ItemRef, Key, ObjectId, Value
 from agent.l2 import neighbors, port_security
 from agent.l2.pipeline import PORT, Goto, Table, add
+from agent.l2.port_filters import PortFilter
 from agent.l2.segments import Segment
 
 TO_PORT_SECURITY = Goto(Table.PORT_SECURITY)
 TO_REMOTE = Goto(Table.REMOTE)
 TO_DELIVER = Goto(Table.DELIVER)
+
+# What a port that is guarded in any way receives; the others are on their own.
+DELIVERED = ("arp", "ip", "ipv6")
+ANYTHING = ("",)
 
 TAGGED = 200
 ENTRY = 100
@@ -31,13 +38,15 @@ def add_fixed(flows: dict[str, str]) -> None:
     add(flows, Table.DELIVER, OTHER, "")
 
 
-def plan_port(port: Port, segment: Segment, ofport: int) -> Group:
-    """Plan the flows of a plugged port that is up.
+def plan_port(port: Port, segment: Segment, ofport: int, filter_: PortFilter | None = None) -> Group:
+    """Plan the flows of a plugged port that is up, and its filter if it has one.
 
-    It is shut towards the network until the network's number is allocated
-    (``requires``), and nothing is delivered to it but by the one flow of the DELIVER table.
+    It is shut towards the network until the network's number is allocated and its
+    filter is in place (``requires``), and nothing is delivered to it but by its own
+    flows of the DELIVER table.
     """
     flows: dict[str, str] = {}
+    gate: frozenset[ItemRef] = frozenset() if filter_ is None else filter_.gate
     entry = add(
         flows,
         Table.CLASSIFY,
@@ -46,6 +55,7 @@ def plan_port(port: Port, segment: Segment, ofport: int) -> Group:
         openflow.set_metadata(segment.number),
         TO_PORT_SECURITY,
     )
+    requires = {ItemRef("flows", entry): gate | {segment.allocation}}
     port_security.add_port(flows, port, ofport)
     for fixed_ip in port.fixed_ips:
         neighbors.add_known(flows, segment, port.mac, fixed_ip.address)
@@ -55,9 +65,16 @@ def plan_port(port: Port, segment: Segment, ofport: int) -> Group:
         neighbors.add_exemption(flows, ofport, pair.cidr)
     own = match(metadata=segment.number, dl_dst=port.mac)
     add(flows, Table.LOCAL, OWN_ADDRESS, own, openflow.set_register(PORT, ofport), TO_DELIVER)
-    add(flows, Table.DELIVER, ENTRY, match(reg1=ofport, vlan_tci=UNTAGGED), openflow.output(ofport))
-    requires = {ItemRef("flows", entry): frozenset({segment.allocation})}
-    return Group(ObjectId(f"port:{port.id}"), {"flows": flows}, requires)
+    for protocol in DELIVERED if port.port_security or port.filtered else ANYTHING:
+        text = match(protocol, reg1=ofport, vlan_tci=UNTAGGED)
+        key = add(flows, Table.DELIVER, ENTRY, text, openflow.output(ofport))
+        if gate:
+            requires[ItemRef("flows", key)] = gate
+    items: dict[str, Mapping[Key, Value]] = {"flows": flows}
+    if filter_ is not None:
+        items.update(filter_.items)
+        requires.update(filter_.requires)
+    return Group(ObjectId(f"port:{port.id}"), items, requires)
 
 
 def shared_macs(port: Port) -> set[str]:

@@ -122,7 +122,7 @@ def datagram(
     return ether(source, target) / header / UDP(sport=sport, dport=dport) / Raw(b"x" * 8)
 
 
-def tagged(packet: Packet, *tags: tuple[int, int]) -> bytes:
+def tagged(packet: Packet | bytes, *tags: tuple[int, int]) -> bytes:
     """Return *packet* with VLAN headers (Ethernet type, VID), the outer one first."""
     frame = bytes(packet)
     headers = b"".join(kind.to_bytes(2) + vid.to_bytes(2) for kind, vid in tags)

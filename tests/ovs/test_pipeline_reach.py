@@ -99,6 +99,12 @@ PHYSICAL = [
     ("from outside, to a tunnel network's port", UNDERLAY, ping("02:00:00:00:00:09", 1), NOWHERE),
 ]
 
+
+def vlan100(frame):
+    """Return *frame* as it travels on the network lan outside."""
+    return tagged(frame, (0x8100, 100))
+
+
 FRAMES = [
     ("priority tag", 1, tagged(ping(1, 2), (0x8100, 0)), NOWHERE),
     ("VLAN tag", 1, tagged(ping(1, 2), (0x8100, 100)), NOWHERE),
@@ -109,7 +115,15 @@ FRAMES = [
     ("a tag that would lead into a VLAN", 14, tagged(lan(14, BROADCAST), (0x8100, 100)), NOWHERE),
     ("PPPoE", 1, of_type(1, 2, 0x8863), NOWHERE),
     ("reverse ARP", 1, of_type(1, BROADCAST, 0x8035), NOWHERE),
-    ("PPPoE, port security off", 7, of_type(7, 2, 0x8863), {"tap2"}),
+    ("PPPoE, to a port with port security", 7, of_type(7, 2, 0x8863), NOWHERE),
+    ("reverse ARP, to ports with port security", 7, of_type(7, BROADCAST, 0x8035), BLUE_FAR),
+    ("PPPoE, port security off", UNDERLAY, vlan100(of_type("02:00:00:00:00:09", 14, 0x8863)), {"tap14"}),
+    (
+        "PPPoE from outside, to a port with port security",
+        UNDERLAY,
+        vlan100(of_type("02:00:00:00:00:09", 4, 0x8863)),
+        NOWHERE,
+    ),
 ]
 
 

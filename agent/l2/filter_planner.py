@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Plan all filters of a host: which ports have one, and everything that these share.
+
+Only what ports of this host use is planned: groups, sets and nodes of the tree come
+with the first port and go with the last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum, auto
+from functools import partial
+
+from agent.core import naming
+from agent.core.allocations import Allocations, Claim
+from agent.core.errors import Actor, Problem
+from agent.core.memo import Memo
+from agent.core.model import (
+    AddressChunk,
+    HostSnapshot,
+    OwnerId,
+    PluggedInterface,
+    Port,
+    SecurityGroup,
+    SecurityGroupId,
+    SwitchView,
+)
+from agent.core.plan import Group, ObjectId
+from agent.l2 import address_sets, filters, policies, security_groups
+from agent.l2.policies import Policy
+from agent.l2.settings import LocalSettings
+
+_NO_CHUNKS: dict[str, AddressChunk] = {}  # one object: the memo looks at identity
+
+
+class Verdict(Enum):
+    """What becomes of a port that gets no filter."""
+
+    UNFILTERED = auto()  # its flows depend on none
+    SHUT = auto()
+
+
+def zone_claims(snapshot: HostSnapshot, switch: SwitchView) -> set[Claim]:
+    """Return a zone for each port of this host that is plugged hybrid."""
+    interfaces = switch.interfaces
+    return {
+        Claim("zone", port_id)
+        for port_id in snapshot.ports
+        if (plugged := interfaces.get(port_id)) is not None and naming.is_hybrid_interface(plugged.name)
+    }
+
+
+class FilterPlanning:
+    """One round; ``groups`` and ``problems`` are complete after ``finish``."""
+
+    def __init__(self, snapshot: HostSnapshot, allocations: Allocations, memo: Memo, local: LocalSettings) -> None:
+        self._snapshot = snapshot
+        self._allocations = allocations
+        self._memo = memo
+        self._enabled = local.filters
+        self._policies: dict[tuple[SecurityGroupId, ...], Policy | None] = {}
+        self._in_use: dict[Policy, tuple[SecurityGroup, ...]] = {}
+        self._prefixes: set[str] = set()
+        self.groups: dict[ObjectId, Group] = {}
+        self.problems: list[Problem] = []
+
+    def find(self, port: Port, interface: PluggedInterface) -> tuple[Policy, int] | Verdict:
+        """Return the policy and the zone of a port that is plugged in, or what becomes of it without."""
+        if not self._enabled:
+            if port.filtered:
+                return self._shut(port, "security groups are switched off on this host ([l2] filters)")
+            return Verdict.UNFILTERED
+        if not naming.is_hybrid_interface(interface.name):
+            if port.filtered:
+                hybrid = naming.hybrid_veth_names(port.id)[1]
+                text = f"is plugged in directly as {interface.name}: security groups need the hybrid plug ({hybrid})"
+                return self._shut(port, text)
+            return Verdict.UNFILTERED
+        if interface.name != naming.hybrid_veth_names(port.id)[1]:
+            return self._shut(port, f"{interface.name} is the hybrid plug of another port", "interface")
+        zone = self._allocations.get(Claim("zone", port.id))
+        policy = self._find_policy(port)
+        if zone is None or policy is None:
+            return Verdict.SHUT  # who allocates says why, or has not been asked yet
+        self._prefixes.update(filters.tree_prefixes(port.id))
+        return policy, zone
+
+    def _shut(self, port: Port, text: str, field: str = "security_groups") -> Verdict:
+        self._tell(port, text, field, Actor.OPERATOR)
+        return Verdict.SHUT
+
+    def _tell(self, port: Port, text: str, field: str, actor: Actor) -> None:
+        self.problems.append(Problem(f"port:{port.id}", field, f"port {port.name or port.id}: {text}", actor))
+
+    def _find_policy(self, port: Port) -> Policy | None:
+        if not port.filtered:
+            self._in_use[policies.OPEN] = ()
+            return policies.OPEN
+        key = port.security_groups
+        if key not in self._policies:
+            self._policies[key] = self._make_policy(key)
+        policy = self._policies[key]
+        known = self._snapshot.security_groups
+        if policy is None:
+            kinds = (f"{known[g].name or g} ({_kind(known[g])})" for g in key if g in known)
+            text = f"its security groups do not go together: {', '.join(kinds)}"
+            self._tell(port, text, "security_groups", Actor.CLOUD)
+        return policy
+
+    def _make_policy(self, ids: tuple[SecurityGroupId, ...]) -> Policy | None:
+        """Return the policy of ports with these groups; None if they contradict each other."""
+        known = tuple(group for i in sorted(ids) if (group := self._snapshot.security_groups.get(i)) is not None)
+        tracked = all(group.stateful for group in known)
+        if not tracked and any(group.stateful for group in known):
+            return None
+        object_id = policies.policy_id(ids)
+        names = tuple(group.id for group in known)
+        policy = self._memo.value(
+            ("policy", object_id),
+            (tracked, *names),
+            partial(policies.make_policy, object_id, names, tracked=tracked),
+        )
+        self._in_use[policy] = known
+        return policy
+
+    def finish(self) -> None:
+        """Plan everything that ports share: to be called after ``find`` has seen them all."""
+        if not self._enabled:
+            return
+        self._add(filters.BASE, (), filters.plan_base)
+        for prefix in self._prefixes:
+            self._add(filters.node_id(prefix), (), partial(filters.plan_node, prefix))
+        used: dict[SecurityGroupId, SecurityGroup] = {}
+        for policy, groups in self._in_use.items():
+            logs = [value for g in groups if g.log_dropped for value in (g.id, g.log_rate, g.log_burst)]
+            self._add(policy.id, (policy, *logs), partial(policies.plan_policy, policy, groups))
+            used.update((group.id, group) for group in groups)
+        owners: set[OwnerId] = set()
+        for source in used.values():
+            plan = security_groups.plan_security_group(self._memo, source)
+            self.groups[plan.group.object_id] = plan.group
+            self.problems += plan.problems
+            owners |= plan.owners
+        for owner in owners:
+            chunks = self._snapshot.address_chunks.get(owner, _NO_CHUNKS)
+            self.groups.update(address_sets.plan_address_sets(self._memo, owner, chunks))
+
+    def _add(self, object_id: ObjectId, inputs: tuple[object, ...], build: Callable[[], Group]) -> None:
+        self.groups[object_id] = self._memo.group(object_id, inputs, build)
+
+
+def _kind(group: SecurityGroup) -> str:
+    return "stateful" if group.stateful else "stateless"
