@@ -63,7 +63,7 @@ def _run(args: argparse.Namespace) -> int:
     ask = settings(args)
     data, source = _read(args.file), _source(args.file)
     document = parse_file(data, source)
-    if args.prune and not args.yes and has_no_section(data, source):
+    if args.prune and not (args.yes or args.dry_run) and has_no_section(data, source):
         # A template that came out empty looks the same.
         text = f"is empty, so --prune would delete all of set {args.set_name}; if that is meant, say --yes"
         raise InputError(f"{source}: {text}")

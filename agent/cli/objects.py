@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar, cast
+from typing import Generic, Protocol, TypeAlias, TypeVar, cast
 
 from agent.cli.field_options import add_field_options, given_fields
 from agent.cli.fields import Noun
@@ -20,7 +20,14 @@ from agent.store.records import Written
 from agent.store.writer import Writer
 
 
-class Record(Protocol):
+class Plain(Protocol):
+    """What can be shown to programs."""
+
+    def to_dict(self) -> dict[str, object]:
+        """Return plain values."""
+
+
+class Record(Plain, Protocol):
     """What the writer's ``get`` and ``list`` return."""
 
     @property
@@ -31,11 +38,9 @@ class Record(Protocol):
     def id(self) -> str:
         """Its id."""
 
-    def to_dict(self) -> dict[str, object]:
-        """Return plain values."""
-
 
 R = TypeVar("R", bound=Record)
+VerbParsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +54,10 @@ class Filter(Generic[R]):
 
 @dataclass(frozen=True, slots=True)
 class Verbs(Generic[F, R]):
-    """A noun and the writer's methods for it; ``shown`` makes a record's row for people."""
+    """A noun and the writer's methods for it.
+
+    ``shown`` makes a record's row for people, ``listed`` that of a list where it is another.
+    """
 
     noun: Noun[F]
     list_all: Callable[[Writer], Sequence[R]]
@@ -60,9 +68,10 @@ class Verbs(Generic[F, R]):
     shown: Callable[[R], Row]
     filters: tuple[Filter[R], ...] = ()
     renamable: bool = True
+    listed: Callable[[R], Row] | None = None
 
-    def configure(self, parser: argparse.ArgumentParser) -> None:
-        """Add the verbs to the noun's parser."""
+    def configure(self, parser: argparse.ArgumentParser) -> VerbParsers:
+        """Add the verbs to the noun's parser; return where more of them can be added."""
         add_common(parser)
         verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
         noun = self.noun.name
@@ -96,6 +105,7 @@ class Verbs(Generic[F, R]):
             add_wait(writing)
         for verb in (listing, show, create, change, delete):
             add_common(verb)
+        return verbs
 
     def _list(self, args: argparse.Namespace) -> int:
         ask = settings(args)
@@ -106,7 +116,8 @@ class Verbs(Generic[F, R]):
             if value is not None:
                 records = [record for record in records if chosen.matches(record, value)]
         if ask.output is Format.TABLE:
-            print_rows([self.shown(record) for record in records], self.noun.columns, ask.output)
+            row = self.listed or self.shown
+            print_rows([row(record) for record in records], self.noun.columns, ask.output)
             if not records:
                 complain(f"no {self.noun.section.replace('_', ' ')}")
         else:
@@ -133,12 +144,16 @@ class Verbs(Generic[F, R]):
         if not given(fields) and name is UNSET:
             raise InputError(f"{self.noun.name} {args.ref}: no field is given, so there is nothing to change")
         with open_store(ask) as writer:
-            written = self.change(writer, args.ref, fields, name)
-            if ask.output is Format.TABLE:
-                write_line(f"{self._label(written.result)} {'changed' if written.changed else 'was so already'}")
-            else:
-                self._print(written.result, ask)
-            return wait(args, writer, [written])
+            return self.tell_change(args, writer, self.change(writer, args.ref, fields, name))
+
+    def tell_change(self, args: argparse.Namespace, writer: Writer, written: Written[R]) -> int:
+        """Print what came of a change, wait if that was asked for, and return the exit status."""
+        ask = settings(args)
+        if ask.output is Format.TABLE:
+            write_line(f"{self._label(written.result)} {'changed' if written.changed else 'was so already'}")
+        else:
+            self._print(written.result, ask)
+        return wait(args, writer, [written])
 
     def _delete(self, args: argparse.Namespace) -> int:
         ask = settings(args)
@@ -159,6 +174,6 @@ class Verbs(Generic[F, R]):
         print_row(self.shown(record) if ask.output is Format.TABLE else plain(record), ask.output)
 
 
-def plain(record: Record) -> Row:
+def plain(record: Plain) -> Row:
     """Return all of a record for programs."""
     return cast("Row", record.to_dict())

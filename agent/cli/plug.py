@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import re
 import uuid
 from pathlib import Path
@@ -29,7 +30,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--netns", required=True, metavar="NAME", help=text)
     text = f"what the device is called in the namespace ({DEFAULT_DEVICE})"
     parser.add_argument("--device", default=DEFAULT_DEVICE, metavar="NAME", help=text)
-    parser.add_argument("--hybrid", action="store_true", help="with a Linux bridge between, for filters")
+    kind = parser.add_mutually_exclusive_group()
+    text = "with a Linux bridge between, where filters are; ports with security groups are plugged so by themselves"
+    kind.add_argument("--hybrid", action="store_true", help=text)
+    kind.add_argument("--direct", action="store_true", help="without one; a port with security groups stays shut then")
     parser.add_argument("--dhcp", action="store_true", help="set no addresses and routes: the instance asks for them")
     _add_switch(parser)
     text = "this host's name, if its agent cannot be asked"
@@ -65,10 +69,12 @@ def _plug(args: argparse.Namespace) -> int:
     with open_store(ask) as writer:
         view = find_port(writer, args.port)
     _check_host(view, args.as_host, ask)
+    if args.direct and view.filtered:
+        complain(f"{view.label} has security groups: plugged directly it stays shut; plug it again without --direct")
     if args.dhcp:
-        view = PortView(view.id, view.name, view.mac, view.mtu, host=view.host)
+        view = dataclasses.replace(view, addresses=(), gateways=())
     netns = Path(args.netns) if "/" in args.netns else NETNS_FOLDER / args.netns
-    wish = Plug(view, netns, args.device, args.hybrid)
+    wish = Plug(view, netns, args.device, args.hybrid or (view.filtered and not args.direct))
     plug_many.plug(wish, Switch(args.ovsdb))
     write_line(f"{view.label} is {args.device} of namespace {netns.name}, {wish.switch_device} on br-int")
     return 0

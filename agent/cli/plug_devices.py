@@ -53,7 +53,8 @@ class PortView:
 
     ``addresses`` with their subnet's prefix length (``10.0.0.5/24``); empty: none are
     set and those that the namespace has are left alone.  ``gateways`` are the next
-    hops of default routes, at most one of each family; ``mtu`` in bytes.
+    hops of default routes, at most one of each family; ``mtu`` in bytes.  A port that
+    is ``filtered`` passes nothing unless it is plugged with a Linux bridge between.
     """
 
     id: str
@@ -63,6 +64,7 @@ class PortView:
     addresses: tuple[str, ...] = ()
     gateways: tuple[str, ...] = ()
     host: str = ""
+    filtered: bool = False
 
     @property
     def label(self) -> str:
@@ -322,6 +324,7 @@ def _connect_bridge(ip: IPRoute, plug: Plug, tap: int) -> bool:
         br_stp_state=0,
         br_ageing_time=0,  # two ports: what comes in on one goes out of the other
         br_mcast_snooping=0,
+        br_group_fwd_mask=0,  # spanning tree and the like end here
         # Per bridge: the global switches are turned off by other software, and filters then open silently.
         br_nf_call_iptables=1,
         br_nf_call_ip6tables=1,

@@ -130,7 +130,7 @@ def _exec(args: argparse.Namespace) -> int:
     sys.stdout.flush()
     sys.stderr.flush()
     try:
-        os.execvpe(argv[0], argv, {**os.environ, **place.host.environment()})  # noqa: S606 - that is what it is for
+        os.execvpe(argv[0], argv, {**os.environ, **place.host.inner_environment()})  # noqa: S606 - that is what it is for
     except OSError as err:
         complain(f"{argv[0]}: {err.strerror}")
         return EXIT_NOT_RUNNABLE

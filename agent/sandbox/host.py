@@ -57,6 +57,9 @@ tunnel_address = {self.address}
 encapsulations = vxlan,geneve
 bridge_mappings = {mappings}
 
+[filters]
+packet_log = {self.paths.packet_log}
+
 [status]
 socket = {self.paths.agent_socket}
 """
@@ -66,7 +69,7 @@ socket = {self.paths.agent_socket}
         """Start the agent; return when it says that it is ready."""
         log = self.paths.log(AGENT)
         with NotifySocket(self.paths.root / "notify.sock") as notify:
-            environment = {**agent_environment(), "NOTIFY_SOCKET": notify.path, "OVS_RUNDIR": str(self.paths.ovs)}
+            environment = {**agent_environment(), **self.inner_environment(), "NOTIFY_SOCKET": notify.path}
             argv = [sys.executable, "-m", "agent", "--config-file", str(self.paths.agent_config)]
             record = start([*self._namespaces.enter(self.name), *argv], environment, log)
             self._processes.save(f"{self.name}.{AGENT}", record)
@@ -92,6 +95,10 @@ socket = {self.paths.agent_socket}
             "OVS_RUNDIR": str(self.paths.ovs),
             "OVS_DBDIR": str(self.paths.ovs),
         }
+
+    def inner_environment(self) -> dict[str, str]:
+        """Return the variables of commands that run on this host: ``environment``, and an iptables lock of its own."""
+        return {**self.environment(), "XTABLES_LOCKFILE": str(self.paths.xtables_lock)}
 
     def namespaces(self) -> list[str]:
         """Return the names of the network namespaces that the host's ``ip netns`` shows."""

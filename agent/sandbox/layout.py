@@ -12,6 +12,7 @@ Everything of sandbox NAME lies below ``/run/hostplane-sandbox/NAME``::
     HOST/ovs/               Open vSwitch: sockets, database, logs
     HOST/run, HOST/state    the agent's run_dir and state_dir
     HOST/netns/             the host's /run/netns: one entry an instance
+    HOST/packets.json       packets that security groups log
 """
 
 from __future__ import annotations
@@ -79,6 +80,16 @@ class HostPaths:
     def netns(self) -> Path:
         """What the host sees as ``/run/netns``."""
         return self.root / "netns"
+
+    @property
+    def xtables_lock(self) -> Path:
+        """What iptables locks: the hosts share no tables, so they must not wait for each other."""
+        return self.root / "xtables.lock"
+
+    @property
+    def packet_log(self) -> Path:
+        """Where the agent writes the packets that security groups log."""
+        return self.root / "packets.json"
 
     def log(self, process: str) -> Path:
         """Where a process of the host writes what it has to say."""

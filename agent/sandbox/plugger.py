@@ -23,10 +23,8 @@ def main() -> int:
     order = json.load(sys.stdin)
     names = [instance["name"] for instance in order["instances"]]
     missing = [name for name in names if not (NETNS_FOLDER / name).exists()]
-    wishes = [
-        Plug(_view(instance["port"]), NETNS_FOLDER / name)
-        for name, instance in zip(names, order["instances"], strict=True)
-    ]
+    views = [_view(instance["port"]) for instance in order["instances"]]
+    wishes = [Plug(view, NETNS_FOLDER / name, hybrid=view.filtered) for name, view in zip(names, views, strict=True)]
     try:
         if missing:
             run(["ip", "-batch", "-"], stdin="".join(f"netns add {name}\n" for name in missing))

@@ -136,6 +136,7 @@ def test_pruning_everything_must_be_meant(hostplane: Hostplane, tmp_path: Path) 
     assert refused.status == 1
     assert refused.err.startswith(f"hostplane: {file}: is empty, so --prune would delete all of set lab")
     assert len(hostplane("network", "list", "-o", "json").json()) == 1
+    assert "network a to delete" in hostplane(*prune, "--dry-run").out
     assert "network a to delete" in hostplane(*prune, "--dry-run", "--yes").out
     file.write_text("networks: {}\n")
     assert "network a deleted" in hostplane(*prune).out
