@@ -19,9 +19,9 @@ from agent.l2.planner import wanted_claims as l2_claims
 from agent.l2.settings import LocalSettings
 
 
-def wanted_claims(snapshot: HostSnapshot) -> set[Claim]:
-    """Return the numbers that a plan of *snapshot* needs."""
-    return l2_claims(snapshot)
+def wanted_claims(snapshot: HostSnapshot, switch: SwitchView) -> set[Claim]:
+    """Return the numbers that a plan of *snapshot* needs, with what is plugged in."""
+    return l2_claims(snapshot, switch)
 
 
 def build_plan(
@@ -64,7 +64,7 @@ class Planning:
     def make(self, snapshot: HostSnapshot, switch: SwitchView) -> tuple[Plan, tuple[Problem, ...]]:
         """Return the plan, and the problems of it and of the numbers."""
         in_use = self._in_use or {}
-        self._wanted, problems = allocate(in_use, wanted_claims(snapshot))
+        self._wanted, problems = allocate(in_use, wanted_claims(snapshot, switch))
         plan = build_plan(snapshot, self._wanted, switch, self._memo, self._local)
         self._in_use = {**in_use, **self._wanted}
         return plan, (*plan.problems, *problems)
@@ -75,6 +75,6 @@ class Planning:
 
     def afresh(self, snapshot: HostSnapshot, switch: SwitchView) -> tuple[Plan, tuple[Problem, ...]]:
         """Return what ``make`` would, from scratch and without remembering anything."""
-        numbers, problems = allocate(self._in_use or {}, wanted_claims(snapshot))
+        numbers, problems = allocate(self._in_use or {}, wanted_claims(snapshot, switch))
         plan = build_plan(snapshot, numbers, switch, Memo(), self._local)
         return plan, (*plan.problems, *problems)

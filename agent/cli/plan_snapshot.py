@@ -16,7 +16,7 @@ from agent.core import naming
 from agent.core.allocations import allocate
 from agent.core.errors import InputError
 from agent.core.memo import Memo
-from agent.core.model import HostName, HostSnapshot, NetworkType, PluggedInterface, SwitchView
+from agent.core.model import HostName, HostSnapshot, NetworkType, PluggedInterface, Port, SwitchView
 from agent.core.plan import Delta, Plan
 from agent.core.snapshot_file import SnapshotFile
 from agent.l2.settings import LocalSettings
@@ -32,8 +32,9 @@ def plan_snapshot(path: Path) -> dict[str, object]:
     if snapshot is None:
         raise InputError(f"{path}: holds no snapshot that was ever in sync")
     local = _settings_of(snapshot)
-    numbers, problems = allocate({}, wanted_claims(snapshot))
-    plan = build_plan(snapshot, numbers, _imagined_switch(snapshot, local), Memo(), local)
+    switch = _imagined_switch(snapshot, local)
+    numbers, problems = allocate({}, wanted_claims(snapshot, switch))
+    plan = build_plan(snapshot, numbers, switch, Memo(), local)
     return preview.as_json(snapshot, _as_creations(plan), (*plan.problems, *problems), None)
 
 
@@ -60,7 +61,7 @@ def _settings_of(snapshot: HostSnapshot) -> LocalSettings:
 def _imagined_switch(snapshot: HostSnapshot, local: LocalSettings) -> SwitchView:
     numbers = count(1)
     interfaces = {
-        port.id: PluggedInterface(naming.tap_name(port.id), port.id, next(numbers))
+        port.id: PluggedInterface(_device(port), port.id, next(numbers))
         for port in sorted(snapshot.ports.values(), key=lambda port: (port.name, port.id))
     }
     uplinks = [naming.tunnel_port_name(kind) for kind in NetworkType if kind.is_tunnel]
@@ -71,6 +72,11 @@ def _imagined_switch(snapshot: HostSnapshot, local: LocalSettings) -> SwitchView
         interfaces=interfaces,
         ofports={name: next(numbers) for name in uplinks},
     )
+
+
+def _device(port: Port) -> str:
+    """Return the interface that a port is plugged in as: filters need the hybrid plug."""
+    return naming.hybrid_veth_names(port.id)[1] if port.filtered else naming.tap_name(port.id)
 
 
 def _as_creations(plan: Plan) -> dict[str, Delta]:
