@@ -22,7 +22,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "(OpenFlow port numbers are made up)"
     )
     parser.add_argument("--snapshot", metavar="FILE", type=Path, help=text)
-    parser.add_argument("--driver", metavar="NAME", help="only what this driver would write (ovs, flows)")
+    parser.add_argument(
+        "--driver", metavar="NAME", help="only what this driver would write (ovs, bridges, iptables, flows ...)"
+    )
     parser.add_argument("--owner", metavar="OBJECT", help="only what belongs to this object, such as port:ID")
     add_common(parser)
     parser.set_defaults(run=_run)
@@ -92,11 +94,20 @@ def _delta(driver: str, delta: Answer) -> Iterator[str]:
             if kind == "update":
                 change = part(items, key)
                 yield f"  {sign} {printable(key)}"
-                yield f"      from {_value(change.get('from'))}"
-                yield f"      to   {_value(change.get('to'))}"
+                yield from _told("      from", " ", change.get("from"))
+                yield from _told("      to  ", " ", change.get("to"))
             else:
                 between = " actions=" if driver == "flows" else "  "
-                yield f"  {sign} {printable(key)}{between}{_value(value)}"
+                yield from _told(f"  {sign} {printable(key)}", between, value)
+
+
+def _told(head: str, between: str, value: object) -> Iterator[str]:
+    """Yield *head* with *value* after it, or below it where it has several lines (rules of a chain)."""
+    if isinstance(value, str) and "\n" in value:
+        yield head
+        yield from (f"        {printable(line)}" for line in value.splitlines())
+    else:
+        yield f"{head}{between}{_value(value)}".rstrip()
 
 
 def _value(value: object) -> str:

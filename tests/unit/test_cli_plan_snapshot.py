@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
 import pytest
 
 from agent.cli.main import main
+from agent.core import naming
 from agent.core.model import (
     Endpoint,
     EndpointId,
@@ -79,6 +81,19 @@ def test_it_reads_as_text_too_and_can_be_cut_down_to_one_object(file: Path, caps
     assert everything.startswith("revision 7 (from a snapshot saved on disk): ")
     assert main(["plan", "--snapshot", str(file), "--owner", f"port:{VM1}"]) == 0
     assert 0 < capsys.readouterr().out.count("\n") < everything.count("\n")
+
+
+def test_a_filtered_port_is_planned_with_its_bridge_and_each_rule_of_a_chain_on_a_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base, path = snapshot(), tmp_path / "snapshot"
+    SnapshotFile(path, HERE).save(replace(base, ports={VM1: replace(base.ports[VM1], filtered=True)}))
+    assert main(["plan", "--snapshot", str(path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith(f"  + {naming.hybrid_bridge_name(VM1)}  name=") for line in lines)
+    chain = lines.index(f"  + 4 filter {naming.FORWARD_CHAIN}")
+    assert lines[chain + 2] == f"        -i qbr+ -j {naming.TREE_CHAIN}"
+    assert not any(line.endswith(" ") for line in lines)
 
 
 def test_a_file_that_is_something_else_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
