@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
@@ -38,6 +38,7 @@ class _Open:
 
     status: ObjectStatus
     due: float  # monotonic seconds; when to try again
+    present: bool  # whether something may be there that is not what is desired
 
 
 @dataclass(slots=True)
@@ -106,8 +107,9 @@ class Reconciler:
     def next_due(self) -> float | None:
         """Return the monotonic time at which something is to be tried again, None if nothing is."""
         times = [due for _, due in self._unread_attempts.values()]  # the items of these come with them
+        held = self._held_drivers()
         for ref, item in self._open.items():
-            if ref.driver not in self._unread_attempts and not self._is_waiting(ref, item):
+            if ref.driver not in self._unread_attempts and not self._is_waiting(ref, item, held):
                 times.append(item.due)
         return min(times, default=None)
 
@@ -191,7 +193,8 @@ class Reconciler:
                     continue
                 wrong += 1
                 self._misread[ref] = self._misread.get(ref, 0) + 1
-                self._fail(ref, _verify_error(ref, self._desired.value(ref), actual.get(key)), self._misread[ref])
+                error = _verify_error(ref, self._desired.value(ref), actual.get(key))
+                self._fail(ref, error, present=key in actual, attempts=self._misread[ref])
             self._progress()
         return wrong
 
@@ -221,7 +224,7 @@ class Reconciler:
 
     def _compare(self, touched: Touched, *, sweep: bool) -> _Work:
         """Find out what has to be written, by driver."""
-        work = _Work()
+        work, held = _Work(), self._held_drivers()
         now = self._monotonic()
         for driver in self._drivers:
             name = driver.name
@@ -229,7 +232,8 @@ class Reconciler:
                 continue  # could not be used a moment ago; all of it is compared when it is due
             changed, begun = touched.get(name, {}), self._monotonic()
             try:
-                differing = self._read_whole(driver) if name in self._unread else self._believed(driver, changed, now)
+                whole = name in self._unread
+                differing = self._read_whole(driver) if whole else self._believed(driver, changed, now, held)
             except AgentError as err:
                 self._lose(name, err)
                 work.operations[name] = Operations(failed=1, failures={"unreadable": 1})
@@ -252,13 +256,15 @@ class Reconciler:
             self._unread_attempts.pop(name, None)
         return differing
 
-    def _believed(self, driver: Driver, touched: Mapping[Key, Former], now: float) -> dict[Key, Value | None]:
+    def _believed(
+        self, driver: Driver, touched: Mapping[Key, Former], now: float, held: frozenset[str]
+    ) -> dict[Key, Value | None]:
         """Return key -> present value of what may differ: changed keys as believed, open ones as read."""
         doubtful = {
             ref.key
             for ref, item in self._open.items()
             if ref.driver == driver.name
-            and (ref.key in touched or (item.due <= now and not self._is_waiting(ref, item)))
+            and (ref.key in touched or (item.due <= now and not self._is_waiting(ref, item, held)))
         }
         differing = {key: former.value for key, former in touched.items() if key not in doubtful}
         if doubtful:
@@ -285,7 +291,8 @@ class Reconciler:
             delta, order = self._gate(driver.name, work.delta(driver)), self._order(driver)
             opening = Delta(delta.creates, delta.updates, {}, delta.owners)
             if order is WriteOrder.CLOSING:
-                self._write(driver, opening, work)
+                if driver.name not in self._unread:  # else it has just failed, and all of it is compared again
+                    self._write(driver, opening, work)
             elif order is WriteOrder.AT_ONCE or index == last:  # of the last, the deletes would come next anyway
                 self._write(driver, delta, work)
             else:
@@ -309,15 +316,42 @@ class Reconciler:
     def _write_last(self, driver: Driver, work: _Work) -> None:
         """Write what must see everything else done: not while something that is to go may still be there."""
         delta = self._gate(driver.name, work.delta(driver))
-        closing = {name for name, order in self._orders.items() if order in (WriteOrder.AT_ONCE, WriteOrder.CLOSING)}
-        left = next((ref for ref in self._open if ref.driver in closing and self._desired.owner(ref) is None), None)
-        unread = sorted(closing & self._unread)
-        if left is None and not unread:
+        keys = delta.keys()
+        left = self._still_to_go()
+        if left is None and self._waits_outside(driver.name, keys):
+            left = "others that waited are written with it"  # all of them in the next pass, which is due at once
+        if left is None:
             self._write(driver, delta, work)
             return
-        what = f"{left.driver} item {left.key!r} is gone" if left is not None else f"{unread[0]} can be read"
-        for key in sorted(delta.keys()):
-            self._fail(ItemRef(driver.name, key), ApplyError(f"waits until {what}"))
+        for key in sorted(keys):
+            self._hold(ItemRef(driver.name, key), f"waits until {left}", present=key not in delta.creates)
+
+    def _waits_outside(self, name: str, keys: Collection[Key]) -> bool:
+        """Tell whether items of *name* besides *keys* were not written because others came first."""
+        return any(
+            ref.driver == name
+            and ref.key not in keys
+            and item.status.state is ItemState.BLOCKED
+            and self._missing_requirement(ref) is None
+            for ref, item in self._open.items()
+        )
+
+    def _still_to_go(self) -> str | None:
+        """Say for what the last drivers have to wait, None if for nothing.
+
+        What is there and is to be changed counts as what is to be deleted: it still
+        allows what it allowed.
+        """
+        closing = {name for name, order in self._orders.items() if order in (WriteOrder.AT_ONCE, WriteOrder.CLOSING)}
+        if unread := sorted(closing & self._unread):
+            return f"{unread[0]} can be read"
+        left = min((ref for ref, item in self._open.items() if ref.driver in closing and item.present), default=None)
+        return None if left is None else f"{left.driver} item {left.key!r} is as desired or gone"
+
+    def _held_drivers(self) -> frozenset[str]:
+        """Return the drivers that are not written now because others come first."""
+        last = frozenset(name for name, order in self._orders.items() if order is WriteOrder.LAST)
+        return last if last and self._still_to_go() is not None else frozenset()
 
     def _gate(self, name: str, delta: Delta) -> Delta:
         """Take out of *delta* what must wait for something that has failed."""
@@ -329,7 +363,7 @@ class Reconciler:
         if not blocked:
             return delta
         for key, required in blocked.items():
-            self._block(ItemRef(name, key), required)
+            self._block(ItemRef(name, key), required, present=key in delta.updates)
         return Delta(
             {k: v for k, v in delta.creates.items() if k not in blocked},
             {k: v for k, v in delta.updates.items() if k not in blocked},
@@ -343,9 +377,11 @@ class Reconciler:
                 return required
         return None
 
-    def _is_waiting(self, ref: ItemRef, item: _Open) -> bool:
+    def _is_waiting(self, ref: ItemRef, item: _Open, held: frozenset[str]) -> bool:
         """Tell whether *ref* is blocked by something that is still not in place."""
-        return item.status.state is ItemState.BLOCKED and self._missing_requirement(ref) is not None
+        if item.status.state is not ItemState.BLOCKED:
+            return False
+        return ref.driver in held or self._missing_requirement(ref) is not None
 
     def _write(self, driver: Driver, delta: Delta, work: _Work) -> None:
         """Apply one delta and note how each item fared."""
@@ -363,7 +399,7 @@ class Reconciler:
         for key in keys:
             ref = ItemRef(driver.name, key)
             if key in failed:
-                self._fail(ref, failed[key])
+                self._fail(ref, failed[key], present=key not in delta.creates)
             else:
                 self._done(ref)
         before = work.operations.get(driver.name, Operations())
@@ -383,7 +419,7 @@ class Reconciler:
     def _done(self, ref: ItemRef) -> None:
         self._open.pop(ref, None)
 
-    def _fail(self, ref: ItemRef, error: Exception, attempts: int | None = None) -> None:
+    def _fail(self, ref: ItemRef, error: Exception, *, present: bool, attempts: int | None = None) -> None:
         before = self._open.get(ref)
         if attempts is None:
             attempts = before.status.attempts + 1 if before is not None else 1
@@ -391,24 +427,29 @@ class Reconciler:
         since = before.status.since if before is not None and same else self._now()
         delay = self._backoff.delay(attempts)
         status = ObjectStatus(ItemState.ERROR, str(error), since, attempts, self._now() + delay)
-        self._open[ref] = _Open(status, self._monotonic() + delay)
+        self._open[ref] = _Open(status, self._monotonic() + delay, present)
 
-    def _block(self, ref: ItemRef, required: ItemRef) -> None:
-        before = self._open.get(ref)
-        since = before.status.since if before is not None else self._now()
+    def _block(self, ref: ItemRef, required: ItemRef, *, present: bool) -> None:
         text = f"waits for {required.driver} item {required.key!r}"
         cause = self._open.get(required)
         if cause is not None and cause.status.state is ItemState.ERROR:
             text += f": {cause.status.message}"
         elif required.driver in self._unread:
             text += f": {required.driver} cannot be read"
+        self._hold(ref, text, present=present)
+
+    def _hold(self, ref: ItemRef, text: str, *, present: bool) -> None:
+        """Note that *ref* waits for others, and follows as soon as these are done."""
+        before = self._open.get(ref)
+        since = before.status.since if before is not None else self._now()
         attempts = before.status.attempts if before is not None else 0
-        self._open[ref] = _Open(ObjectStatus(ItemState.BLOCKED, text, since, attempts), self._monotonic())
+        self._open[ref] = _Open(ObjectStatus(ItemState.BLOCKED, text, since, attempts), self._monotonic(), present)
 
     def _drift(self, ref: ItemRef, actual: Value | None) -> None:
         text = f"was changed by somebody else: {_difference_text(self._desired.value(ref), actual)}"
         LOG.warning("%s %s %s", ref.driver, ref.key, text)
-        self._open[ref] = _Open(ObjectStatus(ItemState.PENDING, text, self._now()), self._monotonic())
+        status = ObjectStatus(ItemState.PENDING, text, self._now())
+        self._open[ref] = _Open(status, self._monotonic(), present=actual is not None)
 
     def _has_drifted(self, ref: ItemRef) -> bool:
         """Tell whether *ref*, found to differ, was believed to be as desired before."""
