@@ -60,7 +60,7 @@ class FilterPlanning:
         self._enabled = local.filters
         self._policies: dict[tuple[SecurityGroupId, ...], Policy | None] = {}
         self._in_use: dict[Policy, tuple[SecurityGroup, ...]] = {}
-        self._prefixes: set[str] = set()
+        self._leaves: set[str] = set()
         self.groups: dict[ObjectId, Group] = {}
         self.problems: list[Problem] = []
 
@@ -82,7 +82,7 @@ class FilterPlanning:
         policy = self._find_policy(port)
         if zone is None or policy is None:
             return Verdict.SHUT  # who allocates says why, or has not been asked yet
-        self._prefixes.update(filters.tree_prefixes(port.id))
+        self._leaves.add(filters.leaf_prefix(port.id))
         return policy, zone
 
     def _shut(self, port: Port, text: str, field: str = "security_groups") -> Verdict:
@@ -128,7 +128,7 @@ class FilterPlanning:
         if not self._enabled:
             return
         self._add(filters.BASE, (), filters.plan_base)
-        for prefix in self._prefixes:
+        for prefix in {prefix for leaf in self._leaves for prefix in filters.tree_prefixes(leaf)}:
             self._add(filters.node_id(prefix), (), partial(filters.plan_node, prefix))
         used: dict[SecurityGroupId, SecurityGroup] = {}
         for policy, groups in self._in_use.items():

@@ -82,9 +82,14 @@ def node_id(prefix: str) -> ObjectId:
     return ObjectId(f"{BASE}/t-{prefix}")
 
 
+def leaf_prefix(port_id: str) -> str:
+    """Return the leaf of the tree that holds a port's own two rules."""
+    return port_id[:TREE_DEPTH]
+
+
 def leaf_chain(port_id: str) -> str:
-    """Return the chain that holds the port's own two rules."""
-    return naming.tree_chain(port_id[:TREE_DEPTH])
+    """Return the chain of that leaf."""
+    return naming.tree_chain(leaf_prefix(port_id))
 
 
 def plan_node(prefix: str) -> Group:

@@ -25,10 +25,8 @@ from agent.l2.port_filters import plan_filter
 from agent.l2.segments import Segment, find_uplink
 from agent.l2.settings import LocalSettings
 
-_NOTHING_PLUGGED = SwitchView()
 
-
-def wanted_claims(snapshot: HostSnapshot, switch: SwitchView = _NOTHING_PLUGGED) -> set[Claim]:
+def wanted_claims(snapshot: HostSnapshot, switch: SwitchView) -> set[Claim]:
     """Return the numbers that layer 2 needs: for networks with a port here, and for filters (conntrack zones)."""
     return {Claim("network", port.network) for port in snapshot.ports.values()} | zone_claims(snapshot, switch)
 

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+from agent.core import naming
 from agent.core.allocations import Allocations, allocate
 from agent.core.errors import Problem
 from agent.core.memo import Memo
 from agent.core.model import (
+    AddressChunk,
     AddressPair,
+    Direction,
     Endpoint,
     EndpointId,
     FixedIp,
@@ -22,9 +25,13 @@ from agent.core.model import (
     Network,
     NetworkId,
     NetworkType,
+    OwnerId,
     PluggedInterface,
     Port,
     PortId,
+    SecurityGroup,
+    SecurityGroupId,
+    SecurityGroupRule,
     SubnetId,
     SwitchView,
 )
@@ -61,6 +68,8 @@ class World:
     endpoints: dict[NetworkId, dict[EndpointId, Endpoint]] = field(default_factory=dict)
     hosts: dict[HostName, Host] = field(default_factory=dict)
     interfaces: dict[PortId, PluggedInterface] = field(default_factory=dict)
+    security_groups: dict[SecurityGroupId, SecurityGroup] = field(default_factory=dict)
+    address_chunks: dict[OwnerId, dict[str, AddressChunk]] = field(default_factory=dict)
     allocations: Allocations = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -90,17 +99,49 @@ class World:
         secure: bool = True,
         up: bool = True,
         plugged: bool = True,
+        groups: tuple[str, ...] | None = None,
+        hybrid: bool | None = None,
     ) -> None:
-        """Add port *number* of this host, its endpoint, and its interface with that OpenFlow number."""
+        """Add port *number* of this host, its endpoint, and its interface with that OpenFlow number.
+
+        With *groups* it is filtered, and plugged hybrid unless *hybrid* says otherwise.
+        """
         port_id = PortId(f"p{number}")
         fixed = tuple(FixedIp(address, SubnetId("any")) for address in addresses)
         allowed = tuple(AddressPair(cidr, pair_mac) for cidr, pair_mac in pairs)
+        chosen = tuple(sorted(SecurityGroupId(group) for group in groups or ()))
         self.ports[port_id] = Port(
-            port_id, port_id, NetworkId(network), mac(number), fixed, up, secure, allowed, "compute:nova"
+            port_id,
+            port_id,
+            NetworkId(network),
+            mac(number),
+            fixed,
+            up,
+            secure,
+            allowed,
+            "compute:nova",
+            groups is not None,
+            chosen,
         )
         self.endpoint(number, network, "here", *addresses)
         if plugged:
-            self.interfaces[port_id] = PluggedInterface(f"tap{number}", port_id, number)
+            in_bridge = groups is not None if hybrid is None else hybrid
+            name = naming.hybrid_veth_names(port_id)[1] if in_bridge else f"tap{number}"
+            self.interfaces[port_id] = PluggedInterface(name, port_id, number)
+
+    def group(self, name: str, *rules: SecurityGroupRule, **settings: bool | int) -> None:
+        """Add a security group; *settings* are fields of ``SecurityGroup``."""
+        group_id = SecurityGroupId(name)
+        group = SecurityGroup(group_id, name, rules=tuple(sorted(rules, key=lambda rule: rule.id)))
+        self.security_groups[group_id] = replace(group, **settings)  # type: ignore[arg-type]
+
+    def members(self, owner: str, *addresses: str, chunk: str = "0") -> None:
+        """Add a chunk of addresses."""
+        owner_id = OwnerId(owner)
+        self.address_chunks[owner_id] = {
+            **self.address_chunks.get(owner_id, {}),
+            chunk: AddressChunk(owner_id, chunk, frozenset(addresses)),
+        }
 
     def endpoint(self, number: int, network: str, host: str, *addresses: str) -> None:
         """Add what is known of port *number* of another host."""
@@ -126,22 +167,26 @@ class World:
             ports=dict(self.ports),
             endpoints={network: dict(known) for network, known in self.endpoints.items()},
             hosts=dict(self.hosts),
+            security_groups=dict(self.security_groups),
+            address_chunks=dict(self.address_chunks),
         )
 
     def switch(self) -> SwitchView:
         """Return the switch's side."""
         return SwitchView(True, frozenset(self.bridges), dict(self.interfaces), dict(self.ofports))
 
-    def groups(self, memo: Memo | None = None) -> tuple[dict[str, Group], list[Problem]]:
-        """Plan it all."""
+    def groups(
+        self, memo: Memo | None = None, *, problems_of_numbers: bool = False
+    ) -> tuple[dict[str, Group], list[Problem]]:
+        """Plan it all; with *problems_of_numbers* some may get no number."""
         memo = memo or Memo()
         snapshot = self.snapshot()
-        self.allocations, problems = allocate(self.allocations, wanted_claims(snapshot))
-        assert not problems
+        self.allocations, refused = allocate(self.allocations, wanted_claims(snapshot, self.switch()))
+        assert problems_of_numbers or not refused
         memo.begin()
         groups, problems = plan_l2(snapshot, self.allocations, self.switch(), memo, self.settings)
         memo.end()
-        return {str(object_id): group for object_id, group in groups.items()}, problems
+        return {str(object_id): group for object_id, group in groups.items()}, problems + refused
 
     def flows(self) -> dict[str, str]:
         """Return all flows; no two groups may have the same."""
@@ -150,6 +195,20 @@ class World:
     def problems(self) -> list[Problem]:
         """Return what could not be planned."""
         return self.groups()[1]
+
+
+def rule(
+    name: str,
+    direction: Direction = Direction.INGRESS,
+    ip_version: int = 4,
+    protocol: int | None = None,
+    ports: tuple[int | None, int | None] = (None, None),
+    prefix: str | None = None,
+    owner: str | None = None,
+) -> SecurityGroupRule:
+    """Return a rule of a security group; *ports* are the first and the last, or ICMP type and code."""
+    remote = None if owner is None else OwnerId(owner)
+    return SecurityGroupRule(name, direction, ip_version, protocol, *ports, prefix, remote)
 
 
 def all_flows(groups: dict[str, Group]) -> dict[str, str]:
@@ -202,4 +261,43 @@ def example_world() -> World:
     world.endpoint(23, "blue", "", "10.0.0.23")
     world.endpoint(24, "lan", "there", "10.1.0.24", "2001:db8:1::24")
     world.endpoint(25, "green", "there", "10.0.0.25")
+    return world
+
+
+def filters_world() -> World:
+    """Return a host with everything that can be said about filters."""
+    egress = Direction.EGRESS
+    world = World()
+    world.network("blue", "vxlan", 5000)
+    world.group(
+        "web",
+        rule("web-http", protocol=6, ports=(80, 80)),
+        rule("web-ssh", protocol=6, ports=(22, 22), owner="office"),
+        rule("web-ssh6", ip_version=6, protocol=6, ports=(22, 22), owner="office"),
+        rule("web-peers", owner="web"),
+        rule("web-out4", egress),
+        rule("web-out6", egress, 6),
+    )
+    world.group("db", rule("db-sql", protocol=6, ports=(5432, 5440), owner="web"), log_dropped=True, log_rate=7)
+    world.group(
+        "heard",
+        rule("heard-ping", protocol=1, ports=(8, 0), prefix="10.0.0.0/8"),
+        rule("heard-sctp", protocol=132, ports=(7, 9)),
+        rule("heard-udplite", egress, 6, 136, (7, 9), prefix="2001:db8::/32"),
+        rule("heard-dccp", protocol=33, ports=(7, 7)),
+        rule("heard-gre", protocol=47),
+        rule("heard-ping6", ip_version=6, protocol=58, ports=(128, None), prefix="::ffff:a00:1/128"),
+        log_accepted=True,
+        log_rate=7000,
+    )
+    world.group("quick", rule("quick-dns", egress, protocol=17, ports=(53, 53)), stateful=False)
+    world.members("web", "10.0.0.1", "2001:db8::1")
+    world.members("office", "198.51.100.0/24", "2001:db8:f::/48", "0.0.0.0/0", "::/0", "::ffff:a00:1", "::1:2/127")
+    world.port(1, "blue", "10.0.0.1", "2001:db8::1", groups=("web",))
+    world.port(2, "blue", "10.0.0.2", groups=("db", "web"))
+    world.port(3, "blue", "10.0.0.3", groups=("heard",), pairs=(("10.9.0.0/24", mac(9)),))
+    world.port(4, "blue", "10.0.0.4", groups=("quick",))
+    world.port(5, "blue", "10.0.0.5", groups=())
+    world.port(6, "blue", "10.0.0.6", hybrid=True)
+    world.port(7, "blue", "10.0.0.7")
     return world

@@ -66,7 +66,7 @@ def test_host_without_tunnel_address_has_no_tunnel_ports():
 def test_one_number_is_claimed_for_each_network_with_a_local_port():
     world = example_world()
     networks = {"blue", "green", "lan", "wire", "alone", "down"}
-    assert wanted_claims(world.snapshot()) == {Claim("network", name) for name in networks}
+    assert wanted_claims(world.snapshot(), world.switch()) == {Claim("network", name) for name in networks}
 
 
 def test_numbers_are_items_and_gate_what_uses_them():
