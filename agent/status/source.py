@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the status socket and the metrics ask of the daemon.
 
-All methods may be called by any thread.  Nothing but ``plan`` may wait: a status page
-must answer while the dataplane is busy or stuck.
+All methods may be called by any thread.  Nothing but ``plan`` and ``rule_counters`` may
+wait, and only ``plan`` for the reconcile loop: a status page must answer while the
+dataplane is busy or stuck.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
+from agent.core.filter_report import PortFilter, RuleCounters
 from agent.core.report import AgentState
 
 
@@ -31,6 +33,12 @@ class StatusSource(Protocol):
 
     def flow_counts(self) -> Mapping[str, int]:
         """Return how many flows of ours each table holds, by the table's name; cheap."""
+
+    def port_filters(self, name: str) -> tuple[PortFilter, ...]:
+        """Return how the filtered ports called *name* (a name or an id) are filtered, as last published."""
+
+    def rule_counters(self) -> RuleCounters:
+        """Read what the rules of the filters have counted.  Raises AgentError if they cannot be read."""
 
     def request_resync(self) -> None:
         """Have the next pass read everything back; returns at once."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from agent import logs
+from agent.core.filter_report import PortFilter, RuleCounters
 from agent.core.model import HostName
 from agent.core.report import AgentState
 from agent.l2.pipeline import Table
@@ -22,6 +23,8 @@ class FakeSource:
     )
     answer_plan: Mapping[str, object] | Exception = field(default_factory=dict)
     known_flows: Mapping[str, str] = field(default_factory=dict)
+    filters: tuple[PortFilter, ...] = ()
+    counters: RuleCounters | Exception = field(default_factory=RuleCounters)
     asked: list[str] = field(default_factory=list)
     level: str = "info"
     is_live: bool = True
@@ -43,6 +46,14 @@ class FakeSource:
             name = Table(int(key.partition(",")[0].removeprefix("table="))).name.lower()
             counts[name] = counts.get(name, 0) + 1
         return counts
+
+    def port_filters(self, name: str) -> tuple[PortFilter, ...]:
+        return tuple(f for f in self.filters if name in (f.port, self.current.ports[f.port].name))
+
+    def rule_counters(self) -> RuleCounters:
+        if isinstance(self.counters, Exception):
+            raise self.counters
+        return self.counters
 
     def request_resync(self) -> None:
         self.asked.append("resync")

@@ -45,7 +45,7 @@ RULES = st.builds(
 )  # fmt: skip
 GROUPS = st.builds(
     model.SecurityGroup, IDS, TEXT, st.booleans(),
-    st.dictionaries(IDS, RULES, max_size=3).map(lambda rules: tuple(replace(rules[key], id=key) for key in sorted(rules))),
+    st.dictionaries(IDS, RULES, max_size=3).map(lambda rules: tuple(replace(rules[k], id=k) for k in sorted(rules))),
     st.booleans(), st.booleans(), st.integers(1, 9), st.integers(1, 9),
 )  # fmt: skip
 CHUNKS = st.dictionaries(
