@@ -3,6 +3,7 @@
 
 import re
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -17,17 +18,22 @@ from agent.core.naming import group_chain, is_list_chain, policy_chain
 from agent.core.plan import ItemRef
 from agent.drivers.ipset_netlink import canonical
 from agent.drivers.iptables_rule import rebuild
+from agent.l2 import policies
 from agent.l2.address_sets import set_elements
 from agent.l2.planner import wanted_claims
-from agent.l2.policies import policy_id
 from tests.golden.l2_world import SETTINGS, World, filters_world, rule
 
 WEB = SecurityGroupId("web")
 
 
+def policy_id(groups):
+    """Return the object id of the policy of ports with these groups."""
+    return str(policies.policy_id([SecurityGroupId(group) for group in groups]))
+
+
 def items_of(world, driver):
     """Return all items of one driver; no two groups may have the same."""
-    found = {}
+    found: dict[str, Any] = {}
     for group in world.groups()[0].values():
         own = group.items.get(driver, {})
         assert not found.keys() & own.keys(), group.object_id
@@ -97,7 +103,7 @@ def test_filtered_port_has_bridge_zone_and_judge():
     groups, _ = filters_world().groups()
     items = groups["port:p1"].items
     assert items["bridges"] == {"qbrp1": HybridBridge("qbrp1", "tapp1", "qvbp1", filtered=True)}
-    (zone,) = items["zones"].values()
+    (zone,) = map(str, items["zones"].values())
     assert items["ovs"] == {"allocation/zone/p1": zone}
     addresses = ("10.0.0.1", "2001:db8::1", "fe80::f816:3eff:fe00:1")
     assert items["conntrack"] == {f"zone {zone}": ZoneFilter(int(zone), "p1", addresses, ("web",))}
@@ -170,6 +176,7 @@ def test_unfiltered_port_in_a_bridge_lets_everything_pass():
                 "qbrp6" in key and key.endswith(f"-g {chain}") for key in iptables if key.startswith(f"{family} ")
             )
     (judge,) = world.groups()[0]["port:p6"].items["conntrack"].values()
+    assert isinstance(judge, ZoneFilter)
     assert judge.open
 
 
