@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections import Counter
 
+from agent.store.chunks import LARGEST, address_bits
 from agent.store.writer import Writer
-from agent.store.writer_session import View
+from agent.store.writer_view import View
 
 
 def assert_consistent(writer: Writer) -> None:
@@ -26,6 +28,37 @@ def _check(view: View) -> None:
     assert segments == Counter((n.type, *(n.physnet or [""]), *(n.segmentation_id or [0])) for n in wanted)
     for port in ports:
         assert all(subnet is not None and subnet.network == port.network for subnet in port.fixed_ips.values())
+    groups = view.rows("Security_Group")
     names = Counter((name.kind, name.name) for name in view.rows("Name"))
     named = [("network", networks), ("subnet", view.rows("Subnet")), ("port", ports)]
-    assert names == Counter((kind, row.name) for kind, rows in named for row in rows if row.name_claim)
+    named += [("security_group", groups), ("address_group", view.rows("Address_Group"))]
+    claims = Counter((kind, row.name) for kind, rows in named for row in rows if row.name_claim)
+    claims += Counter(("default_security_group", group.project) for group in groups if group.default_claim)
+    assert names == claims
+    _check_members(view)
+
+
+def _check_members(view: View) -> None:
+    """Assert that the chunks of each group hold what its ports say, each address where its hash belongs."""
+    members: dict[object, Counter[str]] = {group.uuid: Counter() for group in view.rows("Security_Group")}
+    for port in view.rows("Port"):
+        assert port.filtered or not port.security_groups
+        pairs = (ipaddress.ip_network(pair.split()[0]) for pair in port.allowed_address_pairs)
+        addresses = {str(pair[0] if pair.num_addresses == 1 else pair) for pair in pairs} | set(port.fixed_ips)
+        for group in port.security_groups:
+            members[group.uuid].update(addresses)
+    told: dict[object, Counter[str]] = {owner: Counter() for owner in members}
+    for group in (*view.rows("Security_Group"), *view.rows("Address_Group")):
+        bits = [chunk.chunk for chunk in group.addresses]
+        assert not bits or sum(2.0 ** -len(chunk) for chunk in bits) == 1, bits  # all hashes, each once
+        for chunk in group.addresses:
+            assert chunk.owner == group.uuid
+            assert len(chunk.addresses) <= LARGEST
+            assert all(address_bits(address).startswith(chunk.chunk) for address in chunk.addresses)
+            if group.uuid in told:
+                told[group.uuid].update(chunk.addresses)
+            else:
+                assert set(chunk.addresses.values()) <= {1}
+    assert told == members
+    owned = sum(len(group.addresses) for table in ("Security_Group", "Address_Group") for group in view.rows(table))
+    assert owned == len(view.rows("Address_Chunk"))

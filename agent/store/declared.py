@@ -11,25 +11,24 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator, Mapping
-from dataclasses import fields
 from typing import Any, TypeVar
 
 from agent.core.errors import InputError
-from agent.store import writer_kinds
-from agent.store.document import UNSET, Document, Entry, F, FixedIpRequest, NetworkFields, PortFields, Unset, given
-from agent.store.records import Change, FieldChange, FixedIpRecord
+from agent.store import declared_groups, writer_kinds
+from agent.store.declared_changes import differences, mark, only, said
+from agent.store.document import UNSET, Document, Entry, F, NetworkFields, PortFields, Unset
+from agent.store.records import Change
 from agent.store.validate import Subject
 from agent.store.writer_addresses import reserve
-from agent.store.writer_kinds import HOST, NETWORK, PORT, SUBNET, Kind
+from agent.store.writer_kinds import ADDRESS_GROUP, HOST, NETWORK, PORT, SECURITY_GROUP, SUBNET, Kind
 from agent.store.writer_records import Record
-from agent.store.writer_session import SET_KEY, Row, Session, label
+from agent.store.writer_session import SET_KEY, Session
+from agent.store.writer_view import Row, label
 
 R = TypeVar("R", bound=Record)
 
-# What agents report is no part of what a file says.
-_REPORTED = frozenset({"up", "reason", "since", "version", "applied_revision", "heartbeat"})
 # Users before what they use.
-_DELETE_ORDER: tuple[Kind[Any, Any], ...] = (PORT, SUBNET, NETWORK, HOST)
+_DELETE_ORDER: tuple[Kind[Any, Any], ...] = (PORT, SUBNET, NETWORK, HOST, SECURITY_GROUP, ADDRESS_GROUP)
 
 
 def apply(session: Session, document: Document, set_name: str | None, prune: bool) -> tuple[Change, ...]:
@@ -49,17 +48,18 @@ def apply(session: Session, document: Document, set_name: str | None, prune: boo
     changes: list[Change] = []
     for host in document.hosts:
         changes += _declare(session, HOST, host, set_name)
+    changes += declared_groups.address_groups(session, document.address_groups, set_name)
+    changes += declared_groups.security_groups(session, document.security_groups, set_name)
     for network in sorted(document.networks, key=_leaves_segment_open):
         changes += _declare(session, NETWORK, network, set_name)
     for subnet in document.subnets:
         changes += _declare(session, SUBNET, subnet, set_name)
     _reserve_addresses(session, document.ports)
-    for port in document.ports:
-        changes += _declare(session, PORT, port, set_name)
+    ports = [change for port in document.ports for change in _declare(session, PORT, port, set_name)]
     for kind, row in doomed:
         if kind is not PORT:
             writer_kinds.delete(session, kind, row)
-    return (*removed, *changes)
+    return (*removed, *changes, *session.made_besides, *ports)
 
 
 def _refuse_doubles(document: Document) -> None:
@@ -77,6 +77,8 @@ def _sections(document: Document) -> Mapping[str, tuple[Entry[Any], ...]]:
         "subnet": document.subnets,
         "port": document.ports,
         "host": document.hosts,
+        "security_group": document.security_groups,
+        "address_group": document.address_groups,
     }
 
 
@@ -86,6 +88,8 @@ def _doomed(session: Session, document: Document, set_name: str) -> list[tuple[K
     for kind in _DELETE_ORDER:
         kept = {entry.name for entry in _sections(document)[kind.name]}
         rows = [row for row in session.rows(kind.table) if row.external_ids.get(SET_KEY) == set_name]
+        if kind is SECURITY_GROUP:  # a project keeps its default group
+            rows = [row for row in rows if not row.default_claim]
         doomed += [(kind, row) for row in sorted(rows, key=label) if row.name not in kept]
     return doomed
 
@@ -112,39 +116,14 @@ def _reserve_addresses(session: Session, ports: tuple[Entry[PortFields], ...]) -
 
 
 def _declare(session: Session, kind: Kind[F, R], entry: Entry[F], set_name: str | None) -> Iterator[Change]:
-    rows = session.named(kind.name, entry.name)
-    if len(rows) > 1:
-        ids = ", ".join(sorted(str(row.uuid) for row in rows))
-        subject = Subject(kind.name, entry.name, entry.line)
-        raise subject.error(f"{len(rows)} {kind.name}s have this name, so a file cannot tell which is meant ({ids})")
-    if rows:
-        before = kind.record(session, rows[0])
-        writer_kinds.change(session, kind, rows[0], entry.fields, UNSET, entry.line)
-        changed = _differences(before, kind.record(session, rows[0]))
+    row = only(session.named(kind.name, entry.name), Subject(kind.name, entry.name, entry.line))
+    if row is not None:
+        before = kind.record(session, row)
+        writer_kinds.change(session, kind, row, entry.fields, UNSET, entry.line)
+        changed = differences(before, kind.record(session, row))
         if changed:
             yield Change(kind.name, entry.name, "change", changed)
         return
     row = writer_kinds.create(session, kind, entry.name, entry.fields, uuid.uuid4(), claim_name=True, line=entry.line)
-    if set_name:
-        session.update(row, external_ids={**row.external_ids, SET_KEY: set_name})
-    shown = tuple(FieldChange(name, None, _shown(value)) for name, value in given(entry.fields).items())
-    yield Change(kind.name, entry.name, "create", shown)
-
-
-def _differences(before: Record, after: Record) -> tuple[FieldChange, ...]:
-    names = (f.name for f in fields(before) if f.name not in _REPORTED)
-    pairs = ((name, getattr(before, name), getattr(after, name)) for name in names)
-    return tuple(FieldChange(name, _shown(old), _shown(new)) for name, old, new in pairs if old != new)
-
-
-def _shown(value: object) -> object:
-    """Return a field's value as the file would have it."""
-    if isinstance(value, tuple):
-        return tuple(_shown(item) for item in value)
-    if isinstance(value, FixedIpRecord):
-        return value.address
-    if isinstance(value, FixedIpRequest):
-        if value.subnet is None:
-            return value.address
-        return f"subnet={value.subnet}" + (f",address={value.address}" if value.address else "")
-    return value
+    mark(session, row, set_name)
+    yield Change(kind.name, entry.name, "create", said(entry.fields))

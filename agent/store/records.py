@@ -80,8 +80,9 @@ class FixedIpRecord(_Record):
 class PortRecord(_Record):
     """A port and what the agent of its host says about it.
 
-    ``up`` is None while that agent has said nothing; ``reason`` is why it is not up;
-    ``since`` is in Unix seconds.
+    ``security_groups`` are names, or ids of what has none; None if the port is not
+    filtered.  ``up`` is None while that agent has said nothing; ``reason`` is why it is
+    not up; ``since`` is in Unix seconds.
     """
 
     id: str
@@ -96,11 +97,69 @@ class PortRecord(_Record):
     allowed_address_pairs: tuple[str, ...]
     device_owner: str
     device_id: str
+    security_groups: tuple[str, ...] | None = None
+    security_group_ids: tuple[str, ...] = ()
     project: str = ""
     external_ids: Mapping[str, str] = field(default_factory=dict)
     up: bool | None = None
     reason: str = ""
     since: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SecurityGroupRuleRecord(_Record):
+    """A rule; ``group``, ``remote_group`` and ``remote_address_group`` are ids, beside them the names.
+
+    ``protocol`` is a name where Neutron has one, else a number as text, None any.  Of
+    ICMP the ports are type and code.
+    """
+
+    id: str
+    group: str
+    group_name: str
+    direction: str
+    ethertype: str
+    protocol: str | None = None
+    port_range_min: int | None = None
+    port_range_max: int | None = None
+    remote_ip_prefix: str | None = None
+    remote_group: str | None = None
+    remote_group_name: str | None = None
+    remote_address_group: str | None = None
+    remote_address_group_name: str | None = None
+    description: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SecurityGroupRecord(_Record):
+    """A security group and its rules; ``default`` tells that it is its project's default group.
+
+    ``log_rate`` is in packets a second, ``log_burst`` in packets.
+    """
+
+    id: str
+    name: str
+    project: str
+    description: str
+    stateful: bool
+    default: bool
+    log: tuple[str, ...]
+    log_rate: int
+    log_burst: int
+    rules: tuple[SecurityGroupRuleRecord, ...] = ()
+    external_ids: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class AddressGroupRecord(_Record):
+    """A list of addresses and prefixes in numerical order, IPv4 first."""
+
+    id: str
+    name: str
+    project: str
+    description: str
+    addresses: tuple[str, ...] = ()
+    external_ids: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +192,10 @@ class FieldChange(_Record):
 
 @dataclass(frozen=True, slots=True)
 class Change(_Record):
-    """What a declarative file does to one object; ``verb`` is create, change or delete."""
+    """What a declarative file does to one object; ``verb`` is create, change or delete.
+
+    Of a changed group's rules and addresses the old value is what goes, the new one what comes.
+    """
 
     kind: str
     name: str
@@ -147,9 +209,10 @@ class Written(Generic[R_co]):
 
     ``result`` is the object as written (for a deletion, as it was).  ``revision`` is
     the store's revision with this call in it; a call that changed nothing has the
-    present one and ``changed`` False.  ``networks`` and ``ports`` (ids) are what it
-    touched, or would have, and ``hosts`` those that it concerns besides the hosts with
-    ports on these networks: what ``Writer.wait_applied`` waits for.
+    present one and ``changed`` False.  ``networks``, ``ports`` and ``groups`` (security
+    groups; ids) are what it touched, or would have, and ``hosts`` those that it concerns
+    besides the hosts with ports on these networks or in these groups: what
+    ``Writer.wait_applied`` waits for.
     """
 
     result: R_co
@@ -159,6 +222,7 @@ class Written(Generic[R_co]):
     networks: frozenset[str] = frozenset()
     ports: frozenset[str] = frozenset()
     hosts: frozenset[str] = frozenset()
+    groups: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,10 +30,22 @@ SEGMENT_LIMITS: Mapping[NetworkType, tuple[int, int]] = {
 }
 IPV6_MODES = ("slaac", "dhcpv6-stateful", "dhcpv6-stateless")
 AUTOMATIC_MODES = ("slaac", "dhcpv6-stateless")  # the address follows from the MAC address
+LOG_EVENTS = ("accept", "drop")
+LOG_LIMIT = 10000
 
 _MAC = re.compile(r"(?:[0-9a-f]{2}:){5}[0-9a-f]{2}")
 _HOST_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,253}[A-Za-z0-9])?")
 _LABEL = re.compile(r"[A-Za-z0-9_.-]+")
+
+
+def words(kind: str) -> str:
+    """Return how people call a kind of object: ``security group``."""
+    return kind.replace("_", " ")
+
+
+def a(kind: str) -> str:
+    """Return a kind of object with its article."""
+    return f"{'an' if kind[0] in 'aeiou' else 'a'} {words(kind)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +59,7 @@ class Subject:
     def error(self, text: str) -> InputError:
         """Return the error *text* about this object."""
         where = "" if self.line is None else f"line {self.line}: "
-        return InputError(f"{where}{self.kind} {self.name}: {text}")
+        return InputError(f"{where}{words(self.kind)} {self.name}: {text}")
 
 
 def is_uuid(text: str) -> bool:
@@ -266,3 +278,24 @@ def bridge_mappings(subject: Subject, values: Mapping[str, str]) -> dict[str, st
         if not bridge or len(bridge) > 15 or not _LABEL.fullmatch(bridge):
             raise subject.error(f"bridge mapping {key}:{bridge}: {bridge!r} is not a device name of 1 to 15 characters")
     return dict(values)
+
+
+def group_address(subject: Subject, text: str) -> str:
+    """Return an address or prefix of an address group as the store keeps it: a single one without its length."""
+    network = prefix(subject, "addresses:", text)
+    return str(network.network_address if network.prefixlen == network.max_prefixlen else network)
+
+
+def log_events(subject: Subject, values: Iterable[str]) -> list[str]:
+    """Return what a security group logs, sorted."""
+    for value in values:
+        if value not in LOG_EVENTS:
+            raise subject.error(f"log {value!r} is not one of {', '.join(LOG_EVENTS)}")
+    return sorted(set(values))
+
+
+def log_limit(subject: Subject, field: str, value: int) -> int:
+    """Return how many packets are logged a second, or at once."""
+    if isinstance(value, bool) or not 1 <= value <= LOG_LIMIT:
+        raise subject.error(f"{field} {value} is outside 1..{LOG_LIMIT}")
+    return value

@@ -16,13 +16,37 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
-from agent.store import declared, writer_kinds, writer_records, writer_wait
+from agent.store import declared, writer_address_groups, writer_kinds, writer_records, writer_rules, writer_wait
 from agent.store.connection import DEFAULT_TIMEOUT, StoreBackend, TlsFiles, connect
-from agent.store.document import UNSET, Document, F, HostFields, NetworkFields, PortFields, SubnetFields, Unset
-from agent.store.records import Applied, Change, HostRecord, NetworkRecord, PortRecord, SubnetRecord, Written
+from agent.store.document import (
+    UNSET,
+    AddressGroupFields,
+    Document,
+    F,
+    HostFields,
+    NetworkFields,
+    PortFields,
+    RuleFields,
+    SecurityGroupFields,
+    SubnetFields,
+    Unset,
+)
+from agent.store.records import (
+    AddressGroupRecord,
+    Applied,
+    Change,
+    HostRecord,
+    NetworkRecord,
+    PortRecord,
+    SecurityGroupRecord,
+    SecurityGroupRuleRecord,
+    SubnetRecord,
+    Written,
+)
 from agent.store.writer_kinds import Kind
-from agent.store.writer_session import TABLES, Session, View
+from agent.store.writer_session import Session
 from agent.store.writer_transaction import read, rehearse, write
+from agent.store.writer_view import TABLES, View
 
 R = TypeVar("R")
 
@@ -129,6 +153,95 @@ class Writer:
     def list_ports(self) -> list[PortRecord]:
         """Return all ports by name, with what their hosts say of them."""
         return self._list("port", writer_records.port_record)
+
+    # Security groups
+
+    def create_security_group(
+        self, name: str, fields: SecurityGroupFields, *, group_id: str | None = None, claim_name: bool = True
+    ) -> Written[SecurityGroupRecord]:
+        """Make a security group; see ``create_network`` for the arguments.
+
+        One that is called ``default`` and has a project becomes that project's default group.
+        """
+        return self._create(writer_kinds.SECURITY_GROUP, name, fields, group_id, claim_name)
+
+    def set_security_group(
+        self, ref: str, fields: SecurityGroupFields, *, name: str | Unset = UNSET
+    ) -> Written[SecurityGroupRecord]:
+        """Change the given fields of a security group, and its name; rules that stay keep their ids."""
+        return self._set(writer_kinds.SECURITY_GROUP, ref, fields, name)
+
+    def delete_security_group(self, ref: str) -> Written[SecurityGroupRecord]:
+        """Delete a security group that no port has, and the rules of others that refer to it."""
+        return self._delete(writer_kinds.SECURITY_GROUP, ref)
+
+    def get_security_group(self, ref: str) -> SecurityGroupRecord:
+        """Return one security group with its rules."""
+        return self.read(lambda view: writer_records.security_group_record(view, view.find("security_group", ref)))
+
+    def list_security_groups(self) -> list[SecurityGroupRecord]:
+        """Return all security groups by name, with their rules."""
+        return self._list("security_group", writer_records.security_group_record)
+
+    def add_security_group_rules(
+        self, group_ref: str, rules: tuple[RuleFields, ...]
+    ) -> Written[tuple[SecurityGroupRuleRecord, ...]]:
+        """Add rules to a group; return those that were not there yet."""
+        ids: list[uuid.UUID] = []
+        return self.write(lambda session: writer_rules.added(session, group_ref, rules, ids))
+
+    def add_security_group_rule(
+        self, group_ref: str, rule: RuleFields, *, rule_id: str | None = None
+    ) -> Written[tuple[SecurityGroupRuleRecord, ...]]:
+        """Add a rule that must be new to the group; with *rule_id* it must come to one of Neutron's."""
+        ids: list[uuid.UUID] = []
+        return self.write(lambda session: writer_rules.added_one(session, group_ref, rule, rule_id, ids))
+
+    def remove_security_group_rule(self, rule_id: str) -> Written[SecurityGroupRuleRecord]:
+        """Take a rule out of its group."""
+        return self.write(lambda session: writer_rules.removed(session, rule_id))
+
+    def get_security_group_rule(self, rule_id: str) -> SecurityGroupRuleRecord:
+        """Return one rule."""
+        return self.read(lambda view: writer_records.rule_record(view, view.find_rule(rule_id)))
+
+    def list_security_group_rules(self, group_ref: str | None = None) -> list[SecurityGroupRuleRecord]:
+        """Return the rules of a group, or of all, by group."""
+        return self.read(lambda view: writer_records.rule_records(view, group_ref))
+
+    # Address groups
+
+    def create_address_group(
+        self, name: str, fields: AddressGroupFields, *, group_id: str | None = None, claim_name: bool = True
+    ) -> Written[AddressGroupRecord]:
+        """Make an address group; see ``create_network`` for the arguments."""
+        return self._create(writer_kinds.ADDRESS_GROUP, name, fields, group_id, claim_name)
+
+    def set_address_group(
+        self, ref: str, fields: AddressGroupFields, *, name: str | Unset = UNSET
+    ) -> Written[AddressGroupRecord]:
+        """Change the given fields of an address group, and its name."""
+        return self._set(writer_kinds.ADDRESS_GROUP, ref, fields, name)
+
+    def add_addresses(self, ref: str, addresses: tuple[str, ...]) -> Written[AddressGroupRecord]:
+        """Add addresses and prefixes to an address group; those that are there already stay."""
+        return self.write(lambda session: writer_address_groups.change_some(session, ref, addresses, ()))
+
+    def remove_addresses(self, ref: str, addresses: tuple[str, ...]) -> Written[AddressGroupRecord]:
+        """Take addresses and prefixes out of an address group; each must be there."""
+        return self.write(lambda session: writer_address_groups.change_some(session, ref, (), addresses))
+
+    def delete_address_group(self, ref: str) -> Written[AddressGroupRecord]:
+        """Delete an address group that no rule refers to."""
+        return self._delete(writer_kinds.ADDRESS_GROUP, ref)
+
+    def get_address_group(self, ref: str) -> AddressGroupRecord:
+        """Return one address group."""
+        return self.read(lambda view: writer_records.address_group_record(view, view.find("address_group", ref)))
+
+    def list_address_groups(self) -> list[AddressGroupRecord]:
+        """Return all address groups by name."""
+        return self._list("address_group", writer_records.address_group_record)
 
     # Hosts
 

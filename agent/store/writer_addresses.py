@@ -12,10 +12,11 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
-from agent.store import ipam, validate
+from agent.store import ipam, validate, writer_members
 from agent.store.document import FixedIpRequest
 from agent.store.validate import AUTOMATIC_MODES, Subject
-from agent.store.writer_session import Row, Session, label, optional
+from agent.store.writer_session import Session
+from agent.store.writer_view import Row, label, optional
 
 Addresses = dict[str, Row]  # canonical address -> subnet
 
@@ -135,6 +136,7 @@ def _subnet_of(session: Session, subject: Subject, network: Row, ref: str) -> Ro
 
 def set_addresses(session: Session, subject: Subject, port: Row, addresses: Mapping[str, Row]) -> None:
     """Write the addresses of *port*: the map, its endpoint, and a claim for each that others cannot have too."""
+    writer_members.note(session, port)
     present = {row.address: row for row in port.ip_allocations}
     # What is kept must still be ours when the transaction commits.
     port.verify("fixed_ips")

@@ -8,7 +8,8 @@ import uuid
 from agent.store import validate
 from agent.store.document import HostFields, Unset, or_default
 from agent.store.validate import Subject
-from agent.store.writer_session import Column, Row, Session, enumerate_names, keep_our_ids, label, scalar
+from agent.store.writer_session import Column, Session, keep_our_ids
+from agent.store.writer_view import Row, enumerate_names, label, scalar
 
 
 def create(session: Session, subject: Subject, name: str, fields: HostFields, host_id: uuid.UUID) -> Row:

@@ -8,12 +8,45 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from agent.store import validate, writer_hosts, writer_networks, writer_options, writer_ports, writer_subnets
-from agent.store.document import F, HostFields, NetworkFields, PortFields, SubnetFields, Unset
-from agent.store.records import HostRecord, NetworkRecord, PortRecord, SubnetRecord
+from agent.store import (
+    validate,
+    writer_address_groups,
+    writer_groups,
+    writer_hosts,
+    writer_networks,
+    writer_options,
+    writer_ports,
+    writer_subnets,
+)
+from agent.store.document import (
+    AddressGroupFields,
+    F,
+    HostFields,
+    NetworkFields,
+    PortFields,
+    SecurityGroupFields,
+    SubnetFields,
+    Unset,
+)
+from agent.store.records import (
+    AddressGroupRecord,
+    HostRecord,
+    NetworkRecord,
+    PortRecord,
+    SecurityGroupRecord,
+    SubnetRecord,
+)
 from agent.store.validate import NAME_LIMIT, Subject
-from agent.store.writer_records import host_record, network_record, port_record, subnet_record
-from agent.store.writer_session import TABLES, Row, Session, View, label
+from agent.store.writer_records import (
+    address_group_record,
+    host_record,
+    network_record,
+    port_record,
+    security_group_record,
+    subnet_record,
+)
+from agent.store.writer_session import Session
+from agent.store.writer_view import TABLES, Row, View, label
 
 R = TypeVar("R")
 
@@ -46,6 +79,16 @@ PORT: Kind[PortFields, PortRecord] = Kind(
 HOST: Kind[HostFields, HostRecord] = Kind(
     "host", writer_hosts.create, writer_hosts.change, writer_hosts.delete, host_record
 )
+SECURITY_GROUP: Kind[SecurityGroupFields, SecurityGroupRecord] = Kind(
+    "security_group", writer_groups.create, writer_groups.change, writer_groups.delete, security_group_record
+)
+ADDRESS_GROUP: Kind[AddressGroupFields, AddressGroupRecord] = Kind(
+    "address_group",
+    writer_address_groups.create,
+    writer_address_groups.change,
+    writer_address_groups.delete,
+    address_group_record,
+)
 
 
 def create(
@@ -62,7 +105,7 @@ def create(
     if isinstance(object_id, str):
         object_id = validate.object_id(subject, object_id)
     if session.row(kind.table, object_id) is not None:
-        raise subject.error(f"there is a {kind.name} with the id {object_id} already")
+        raise subject.error(f"there is {validate.a(kind.name)} with the id {object_id} already")
     if kind.name == "host":  # its name is its identity: the table has an index for it
         if session.named("host", name):
             raise subject.error("there is a host with this name already")
@@ -71,15 +114,24 @@ def create(
     elif len(name) > NAME_LIMIT:
         raise subject.error(f"a name has at most {NAME_LIMIT} characters")
     row = kind.create(session, subject, name, fields, object_id)
-    if claim_name and kind.name != "host":
+    if claim_name and _has_claim(kind, row):
         session.claim(kind.name, row, name, subject)
     return row
+
+
+def _has_claim(kind: Kind[F, R], row: Row) -> bool:
+    """Tell whether a name may be claimed: each project's default group is called the same, and a host is its name."""
+    if kind.name == "security_group":
+        return not row.default_claim
+    return kind.name != "host"
 
 
 def change(session: Session, kind: Kind[F, R], row: Row, fields: F, name: str | Unset, line: int | None = None) -> None:
     """Write the given fields and the name; an object whose name was claimed claims the new one."""
     subject = Subject(kind.name, label(row), line)
     if not isinstance(name, Unset) and name != row.name:
+        if kind.name == "security_group":
+            writer_groups.check_rename(subject, row)
         if row.name_claim:
             validate.name(kind.name, name, line)
             session.claim(kind.name, row, name, subject)

@@ -11,18 +11,8 @@ from agent.store import ipam, validate
 from agent.store.document import NetworkFields, Unset, or_default
 from agent.store.validate import Subject
 from agent.store.writer_options import default_mtu, largest_mtu, segment_ranges
-from agent.store.writer_session import (
-    Column,
-    Row,
-    Session,
-    enumerate_names,
-    given_columns,
-    keep_our_ids,
-    label,
-    optional,
-    refuse_changes,
-    scalar,
-)
+from agent.store.writer_session import Column, Session, given_columns, keep_our_ids, refuse_changes
+from agent.store.writer_view import Row, enumerate_names, label, optional, scalar
 
 
 def create(session: Session, subject: Subject, name: str, fields: NetworkFields, network_id: uuid.UUID) -> Row:

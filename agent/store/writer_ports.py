@@ -10,11 +10,12 @@ from __future__ import annotations
 import uuid
 from collections import defaultdict
 
-from agent.store import validate
+from agent.store import validate, writer_groups, writer_members
 from agent.store.document import PortFields, Unset, or_default
 from agent.store.validate import Subject
 from agent.store.writer_addresses import default_addresses, moved_addresses, set_addresses, wished_addresses
-from agent.store.writer_session import Column, Row, Session, given_columns, keep_our_ids, label, refuse_changes, scalar
+from agent.store.writer_session import Column, Session, given_columns, keep_our_ids, refuse_changes
+from agent.store.writer_view import Row, label, scalar
 
 
 def create(session: Session, subject: Subject, name: str, fields: PortFields, port_id: uuid.UUID) -> Row:
@@ -30,6 +31,11 @@ def create(session: Session, subject: Subject, name: str, fields: PortFields, po
     else:
         addresses = wished_addresses(session, subject, network, fields.fixed_ips, mac, owner, {})
     host = _host(subject, or_default(fields.host, ""))
+    project = or_default(fields.project, "")
+    if isinstance(fields.security_groups, Unset):
+        groups = writer_groups.for_new_port(session, project, owner, secured)
+    else:
+        groups = _groups(session, subject, fields.security_groups, project, secured)
     row = session.insert(
         "Port",
         port_id,
@@ -43,12 +49,15 @@ def create(session: Session, subject: Subject, name: str, fields: PortFields, po
         host=host,
         device_owner=owner,
         device_id=or_default(fields.device_id, ""),
-        project=or_default(fields.project, ""),
+        project=project,
         admin_state_up=or_default(fields.admin_state_up, True),
         port_security_enabled=secured,
         allowed_address_pairs=_pairs(subject, or_default(fields.allowed_address_pairs, ()), secured),
+        filtered=groups is not None,
+        security_groups=groups or [],
         external_ids=validate.external_ids(subject, or_default(fields.external_ids, {})),
     )
+    writer_members.note(session, row)
     set_addresses(session, subject, row, addresses)
     # A subnet with automatic addresses that comes meanwhile would not know this port.
     session.guard("Subnet", network)
@@ -89,6 +98,17 @@ def _pairs(subject: Subject, pairs: tuple[str, ...], secured: bool) -> list[str]
     return sorted({validate.address_pair(subject, pair) for pair in pairs})
 
 
+def _groups(
+    session: Session, subject: Subject, refs: tuple[str, ...] | None, project: str, secured: bool
+) -> list[Row] | None:
+    """Return the groups of a port, None if it is not filtered: without port security it never is."""
+    if refs is None or not (refs or secured):
+        return None
+    if not secured:
+        raise subject.error("security groups mean nothing without port security: remove them or switch it on")
+    return writer_groups.of_port(session, subject, refs, project)
+
+
 def _touch(session: Session, row: Row) -> None:
     session.touch(row.network)
     _touch_own(session, row)
@@ -100,11 +120,18 @@ def _touch_own(session: Session, row: Row) -> None:
         session.touched_hosts.add(row.host)
 
 
+def _touch_left(session: Session, host: str) -> None:
+    """Note the host that a port leaves, unless it is none: nobody there has anything to take away."""
+    if session.named("host", host):
+        session.touched_hosts.add(host)
+
+
 def change(session: Session, subject: Subject, row: Row, fields: PortFields) -> None:
     """Write the given fields; a new host moves the port, a new MAC address takes automatic addresses along."""
     if not isinstance(fields.network, Unset) and session.find("network", fields.network, subject) != row.network:
         refuse_changes(subject, {"network": (fields.network, label(row.network))})
     before = row.host
+    writer_members.note(session, row)
     changed = _change_addresses(session, subject, row, fields)
     secured = or_default(fields.port_security, row.port_security_enabled)
     columns: dict[str, Column] = {}
@@ -115,6 +142,8 @@ def change(session: Session, subject: Subject, row: Row, fields: PortFields) -> 
         columns["allowed_address_pairs"] = _pairs(subject, pairs, secured)
         row.verify("port_security_enabled")
         row.verify("allowed_address_pairs")
+    if not (isinstance(fields.security_groups, Unset) and isinstance(fields.port_security, Unset)):
+        columns |= _group_columns(session, subject, row, fields, secured)
     if not isinstance(fields.external_ids, Unset):
         columns["external_ids"] = keep_our_ids(row, validate.external_ids(subject, fields.external_ids))
     columns |= given_columns(
@@ -131,8 +160,21 @@ def change(session: Session, subject: Subject, row: Row, fields: PortFields) -> 
             changed = True
     # Its own host is concerned even if nothing changed: an earlier write may not have been applied yet.
     _touch_own(session, row)
-    if changed and before:
-        session.touched_hosts.add(before)
+    if changed and before != row.host:
+        _touch_left(session, before)
+
+
+def _group_columns(
+    session: Session, subject: Subject, row: Row, fields: PortFields, secured: bool
+) -> dict[str, Column]:
+    refs: tuple[str, ...] | None
+    if isinstance(fields.security_groups, Unset):
+        refs = tuple(str(group.uuid) for group in row.security_groups) if row.filtered else None
+    else:
+        refs = fields.security_groups
+    groups = _groups(session, subject, refs, or_default(fields.project, row.project), secured)
+    session.verify(row, "filtered", "port_security_enabled")
+    return {"filtered": groups is not None, "security_groups": groups or []}
 
 
 def _change_addresses(session: Session, subject: Subject, row: Row, fields: PortFields) -> bool:
@@ -157,5 +199,8 @@ def _change_addresses(session: Session, subject: Subject, row: Row, fields: Port
 
 def delete(session: Session, _: Subject, row: Row) -> None:
     """Delete a port; its endpoint and addresses go with it."""
-    _touch(session, row)
+    session.touch(row.network)
+    session.touched_ports.add(str(row.uuid))
+    _touch_left(session, row.host)
+    writer_members.note(session, row)
     session.delete(row, *row.endpoint, *row.ip_allocations)

@@ -4,11 +4,27 @@
 from __future__ import annotations
 
 import ipaddress
+import uuid
+from dataclasses import replace
 
-from agent.store.records import FixedIpRecord, HostRecord, NetworkRecord, PortRecord, SubnetRecord
-from agent.store.writer_session import Row, View, optional
+from agent.store import writer_members
+from agent.store.records import (
+    AddressGroupRecord,
+    FixedIpRecord,
+    HostRecord,
+    NetworkRecord,
+    PortRecord,
+    SecurityGroupRecord,
+    SecurityGroupRuleRecord,
+    SubnetRecord,
+)
+from agent.store.validate_rules import PORT_PROTOCOLS, protocol_name
+from agent.store.writer_view import Row, View, label, optional, scalar
 
-Record = NetworkRecord | SubnetRecord | PortRecord | HostRecord
+Record = NetworkRecord | SubnetRecord | PortRecord | HostRecord | SecurityGroupRecord | AddressGroupRecord
+
+
+_WITH_PORTS = {protocol_name(number) for number in PORT_PROTOCOLS}
 
 
 def network_record(view: View, row: Row) -> NetworkRecord:
@@ -52,6 +68,7 @@ def port_record(view: View, row: Row) -> PortRecord:
     """Return a port and, if its host has reported one, its status."""
     addresses = sorted(row.fixed_ips.items(), key=lambda pair: address_order(pair[0]))
     status = view.port_status(str(row.uuid), row.host)
+    groups = sorted((label(group), str(group.uuid)) for group in row.security_groups)
     return PortRecord(
         id=str(row.uuid),
         name=row.name,
@@ -65,11 +82,111 @@ def port_record(view: View, row: Row) -> PortRecord:
         allowed_address_pairs=tuple(sorted(row.allowed_address_pairs)),
         device_owner=row.device_owner,
         device_id=row.device_id,
+        security_groups=tuple(name for name, _ in groups) if row.filtered else None,
+        security_group_ids=tuple(group_id for _, group_id in groups),
         project=row.project,
         external_ids=dict(row.external_ids),
         up=None if status is None else status.up,
         reason="" if status is None else status.reason,
         since=None if status is None else status.since / 1000,
+    )
+
+
+def security_group_record(view: View, row: Row) -> SecurityGroupRecord:
+    """Return a security group and its rules, in the order of ``rule_order``."""
+    rules = (rule_record(view, rule) for rule in view.rules(row))
+    return replace(bare_group_record(view, row), rules=tuple(sorted(rules, key=rule_order)))
+
+
+def bare_group_record(_: View, row: Row) -> SecurityGroupRecord:
+    """Return a security group without its rules, which may be many."""
+    return SecurityGroupRecord(
+        id=str(row.uuid),
+        name=row.name,
+        project=row.project,
+        description=row.description,
+        stateful=row.stateful,
+        default=bool(row.default_claim),
+        log=tuple(sorted(row.log)),
+        log_rate=row.log_rate,
+        log_burst=row.log_burst,
+        external_ids=dict(row.external_ids),
+    )
+
+
+def rule_record(view: View, row: Row) -> SecurityGroupRuleRecord:
+    """Return a rule of a security group."""
+    group = scalar(row, "group")
+    remote_group, remote_addresses = scalar(row, "remote_group"), scalar(row, "remote_address_group")
+    return SecurityGroupRuleRecord(
+        id=str(row.uuid),
+        group=str(group),
+        group_name=_label_of(view, "Security_Group", group) or "",
+        direction=scalar(row, "direction"),
+        ethertype=scalar(row, "ethertype"),
+        protocol=protocol_name(scalar(row, "protocol")),
+        port_range_min=scalar(row, "port_range_min"),
+        port_range_max=scalar(row, "port_range_max"),
+        remote_ip_prefix=scalar(row, "remote_ip_prefix"),
+        remote_group=remote_group and str(remote_group),
+        remote_group_name=_label_of(view, "Security_Group", remote_group),
+        remote_address_group=remote_addresses and str(remote_addresses),
+        remote_address_group_name=_label_of(view, "Address_Group", remote_addresses),
+        description=scalar(row, "description"),
+    )
+
+
+def rule_records(view: View, group_ref: str | None) -> list[SecurityGroupRuleRecord]:
+    """Return the rules of one security group, or of all, by group."""
+    group = None if group_ref is None else view.find("security_group", group_ref)
+    rows = view.rows("Security_Group_Rule") if group is None else view.rules(group)
+    return sorted((rule_record(view, row) for row in rows), key=lambda rule: (rule.group_name, rule_order(rule)))
+
+
+def _label_of(view: View, table: str, row_id: uuid.UUID | None) -> str | None:
+    row = None if row_id is None else view.row(table, row_id)
+    return None if row is None else scalar(row, "name") or str(row_id)
+
+
+def rule_order(rule: SecurityGroupRuleRecord) -> tuple[str, ...]:
+    """Return the key that sorts rules for people: by direction, family, protocol, ports."""
+    ports = f"{rule.port_range_min or 0:05}-{rule.port_range_max or 0:05}"
+    return rule.direction, rule.ethertype, rule.protocol or "", ports, rule_text(rule), rule.id
+
+
+def rule_text(rule: SecurityGroupRuleRecord) -> str:
+    """Return a rule in words: ``ingress IPv4 tcp 80-81 from security group web``."""
+    parts = [rule.direction, rule.ethertype, rule.protocol or "any protocol"]
+    if rule.port_range_min is not None:
+        low, high = rule.port_range_min, rule.port_range_max
+        if rule.protocol in _WITH_PORTS:
+            parts.append(str(low) if low == high else f"{low}-{high}")
+        else:
+            parts.append(f"type {low}" if high is None else f"type {low} code {high}")
+    remote = (
+        rule.remote_ip_prefix
+        or (rule.remote_group_name and f"security group {rule.remote_group_name}")
+        or (rule.remote_address_group_name and f"address group {rule.remote_address_group_name}")
+    )
+    if remote:
+        parts += ["from" if rule.direction == "ingress" else "to", remote]
+    return " ".join(parts)
+
+
+def address_group_record(view: View, row: Row) -> AddressGroupRecord:
+    """Return an address group."""
+    addresses = sorted(writer_members.addresses(view, row), key=prefix_order)
+    return replace(bare_address_group_record(view, row), addresses=tuple(addresses))
+
+
+def bare_address_group_record(_: View, row: Row) -> AddressGroupRecord:
+    """Return an address group without its addresses, which may be many."""
+    return AddressGroupRecord(
+        id=str(row.uuid),
+        name=row.name,
+        project=row.project,
+        description=row.description,
+        external_ids=dict(row.external_ids),
     )
 
 
@@ -111,3 +228,9 @@ def address_order(address: str) -> tuple[int, int]:
 
 def _first_of_pool(pool: str) -> tuple[int, int]:
     return address_order(pool.partition("-")[0])
+
+
+def prefix_order(text: str) -> tuple[int, int, int]:
+    """Return the key that sorts addresses and prefixes: IPv4 first, then by number, wider ones before."""
+    network = ipaddress.ip_network(text)
+    return network.version, int(network.network_address), network.prefixlen

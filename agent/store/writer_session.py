@@ -17,46 +17,16 @@ from typing import Any, TypeAlias, TypeVar
 
 from ovs.db import idl as ovs_idl
 
-from agent.core.errors import InputError
 from agent.store import ipam
 from agent.store.document import UNSET, Unset
-from agent.store.validate import Subject, is_uuid
+from agent.store.records import Change
+from agent.store.validate import Subject, a
+from agent.store.writer_view import Row, View, scalar
 
-Row: TypeAlias = ovs_idl.Row
 Column: TypeAlias = str | int | bool | uuid.UUID | Row | list[Any] | dict[str, Any]
 R = TypeVar("R")
 
-TABLES: Mapping[str, str] = {"network": "Network", "subnet": "Subnet", "port": "Port", "host": "Host"}
 SET_KEY = "hostplane-set"  # external_ids: which set of a declarative file made the object
-_NAMES_SHOWN = 10
-
-
-def optional(values: list[Any]) -> Any:
-    """Return what an optional column holds, None if it is empty."""
-    return values[0] if values else None
-
-
-def scalar(row: Row, column: str) -> Any:
-    """Return a column of exactly one value, a reference as the id of its row; for searches through whole tables.
-
-    The attribute does the same in ten times the time, because it looks references up.
-    """
-    datum = row._changes.get(column)
-    if datum is None:
-        datum = row._data[column]
-    return next(iter(datum.values)).value
-
-
-def enumerate_names(names: Iterable[str]) -> str:
-    """Return *names* for an error message: sorted, and not all of them if they are many."""
-    ordered = sorted(names)
-    more = len(ordered) - _NAMES_SHOWN
-    return ", ".join(ordered[:_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
-
-
-def label(row: Row) -> str:
-    """Return how people call an object: its name, or its id if it has none."""
-    return row.name or str(row.uuid)
 
 
 def keep_our_ids(row: Row, ids: Mapping[str, str]) -> dict[str, str]:
@@ -78,122 +48,13 @@ def refuse_changes(subject: Subject, columns: Mapping[str, tuple[object, object]
             raise subject.error(f"{column} is {shown} and cannot be changed: delete it and make another one")
 
 
-class View:
-    """Read the rows of a replica; what takes a search is searched once and remembered."""
-
-    def __init__(self, tables: Mapping[str, Any]) -> None:
-        self.tables = tables
-        self._names: dict[str, dict[str, list[Row]]] = {}
-        self._members: dict[str, dict[uuid.UUID, list[Row]]] = {}
-        self._port_status: dict[tuple[str, str], Row] | None = None
-
-    def rows(self, table: str) -> list[Row]:
-        """Return all rows of *table*."""
-        return list(self.tables[table].rows.values())
-
-    def _visible(self, table: str) -> Iterable[Row]:
-        """Return the rows that searches may find."""
-        return self.rows(table)
-
-    def row(self, table: str, row_id: uuid.UUID | str) -> Row | None:
-        """Return the row with this id, None if there is none."""
-        key = row_id if isinstance(row_id, uuid.UUID) else uuid.UUID(row_id)
-        return self.tables[table].rows.get(key)
-
-    def named(self, kind: str, name: str) -> list[Row]:
-        """Return the objects of *kind* that are called *name*."""
-        return list(self._by_name(kind).get(name, ()))
-
-    def _by_name(self, kind: str) -> dict[str, list[Row]]:
-        if kind not in self._names:
-            found: dict[str, list[Row]] = defaultdict(list)
-            for row in self._visible(TABLES[kind]):
-                found[scalar(row, "name")].append(row)
-            self._names[kind] = found
-        return self._names[kind]
-
-    def find(self, kind: str, ref: str, subject: Subject | None = None) -> Row:
-        """Return the object of *kind* with this id or name.
-
-        Raises InputError (about *subject*, which refers to it) when there is none, or
-        when several have the name: it lists their ids then.
-        """
-        if is_uuid(ref):
-            row = self.row(TABLES[kind], ref)
-            if row is not None:
-                return row
-        rows = self.named(kind, ref)
-        if len(rows) == 1:
-            return rows[0]
-        if rows:
-            ids = ", ".join(sorted(str(row.uuid) for row in rows))
-            text = f"{len(rows)} {kind}s are called {ref}: say which one by its id ({ids})"
-        else:
-            text = f"there is no {kind} {ref}" if ref else f"which {kind}? An empty name was given"
-        raise subject.error(text) if subject is not None else InputError(text)
-
-    def subnets(self, network: Row) -> list[Row]:
-        """Return the subnets of *network*, IPv4 first, then by name and prefix."""
-        return sorted(
-            self._of_network("Subnet").get(network.uuid, ()), key=lambda row: (":" in row.cidr, row.name, row.cidr)
-        )
-
-    def ports(self, network: Row) -> list[Row]:
-        """Return the ports of *network*."""
-        return list(self._of_network("Port").get(network.uuid, ()))
-
-    def _of_network(self, table: str) -> dict[uuid.UUID, list[Row]]:
-        if table not in self._members:
-            found: dict[uuid.UUID, list[Row]] = defaultdict(list)
-            for row in self._visible(table):
-                found[scalar(row, "network")].append(row)
-            self._members[table] = found
-        return self._members[table]
-
-    def port_status(self, port_id: str, host: str) -> Row | None:
-        """Return what *host* says of the port; a status of another host than the port's does not count."""
-        if self._port_status is None:
-            reports = self.rows("Port_Status")
-            self._port_status = {(scalar(row, "port"), scalar(row, "host")): row for row in reports}
-        return self._port_status.get((port_id, host))
-
-    def host_status(self, name: str) -> Row | None:
-        """Return what the agent of host *name* reports, None before its first report."""
-        return next((row for row in self.rows("Host_Status") if row.host == name), None)
-
-    @property
-    def global_row(self) -> Row | None:
-        """The one row of ``Global``, None before the first write."""
-        return next(iter(self.tables["Global"].rows.values()), None)
-
-    @property
-    def options(self) -> Mapping[str, str]:
-        """The settings of the whole store."""
-        row = self.global_row
-        return {} if row is None else row.options
-
-    def _remember(self, row: Row, gone: bool) -> None:
-        """Keep the searches that were made true after a row came or went."""
-        table = row._table.name
-        kind = next((kind for kind, name in TABLES.items() if name == table), None)
-        searches: list[tuple[dict[Any, list[Row]] | None, Any]] = []
-        if kind is not None:
-            searches.append((self._names.get(kind), row.name))
-        if table in ("Subnet", "Port"):
-            searches.append((self._members.get(table), row.network.uuid))
-        for found, key in searches:
-            if found is not None and gone:
-                found[key].remove(row)
-            elif found is not None:
-                found[key].append(row)
-
-
 class Session(View):
     """A view in a transaction.
 
     ``attempt`` counts the earlier builds of this call that the server refused, so
     that a lost race is not lost again with the same candidate.  The ``touched`` sets
-    collect what the call concerns: ids of networks and ports, names of hosts.
+    collect what the call concerns: ids of networks, ports and security groups, names of
+    hosts.  ``made_besides`` are objects that nobody asked for by name.
     """
 
     def __init__(self, tables: Mapping[str, Any], txn: ovs_idl.Transaction, attempt: int, rng: random.Random) -> None:
@@ -205,6 +66,8 @@ class Session(View):
         self.touched_networks: set[str] = set()
         self.touched_ports: set[str] = set()
         self.touched_hosts: set[str] = set()
+        self.touched_groups: set[str] = set()
+        self.made_besides: list[Change] = []
         self._hidden: set[uuid.UUID] = set()
         self._used: dict[uuid.UUID, set[str]] | None = None
         self._reserved: set[tuple[uuid.UUID, str]] = set()
@@ -214,6 +77,7 @@ class Session(View):
         self._pools: dict[uuid.UUID, ipam.AddressPool] = {}
         self._guarded: set[tuple[str, uuid.UUID]] = set()
         self._checks: list[Callable[[], None]] = []
+        self._last_writes: list[Callable[[], None]] = []
 
     def new_mac(self) -> str:
         """Return a random MAC address that this transaction has not given out yet.
@@ -271,6 +135,23 @@ class Session(View):
         row.delete()
         self.changed = True
 
+    def refer(self, row: Row, column: str, new: Iterable[Row], gone: Iterable[Row]) -> None:
+        """Add references to a set and take others away, whatever other writers add at the same time.
+
+        Rows of *gone* that nothing else refers to are deleted with that.
+        """
+        if row._data is None:  # made in this transaction
+            left = set(gone)
+            self.update(row, **{column: [*(r for r in getattr(row, column) if r not in left), *new]})
+            return
+        for added in new:
+            row.addvalue(column, added.uuid)
+            self.changed = True
+        for removed in gone:
+            row.delvalue(column, removed.uuid)
+            removed.delete()
+            self.changed = True
+
     def touch(self, network: Row) -> None:
         """Note that *network* is concerned."""
         self.touched_networks.add(str(network.uuid))
@@ -282,7 +163,7 @@ class Session(View):
         """
         others = [other for other in self.named(kind, name) if other.uuid != row.uuid and other.name_claim]
         if others:
-            raise subject.error(f"there is a {kind} with this name already ({others[0].uuid})")
+            raise subject.error(f"there is {a(kind)} with this name already ({others[0].uuid})")
         self.update(row, name_claim=[self.insert("Name", kind=kind, name=name)])
 
     def guard(self, table: str, network: Row) -> None:
@@ -296,19 +177,33 @@ class Session(View):
 
     def _add_guards(self) -> None:
         for table, network_id in sorted(self._guarded):
-            members = self._of_network(table).get(network_id, ())
-            # Raw operations run at the end of the transaction, on what it has made of the rows.
-            self.txn.add_op(
-                {
-                    "op": "wait",
-                    "timeout": 0,
-                    "table": table,
-                    "where": [["network", "==", ["uuid", str(network_id)]]],
-                    "columns": ["_uuid"],
-                    "until": "==",
-                    "rows": [{"_uuid": ["uuid", str(row.uuid)]} for row in members],
-                }
-            )
+            members = self.referring(table, "network", network_id)
+            self._wait_for(table, ["network", "==", ["uuid", str(network_id)]], members)
+
+    def guard_unused(self, table: str, column: str, row: Row) -> None:
+        """Let the transaction fail if another writer has made a row of *table* refer to *row* in a set column."""
+        self._wait_for(table, [column, "includes", ["uuid", str(row.uuid)]], ())
+
+    def _wait_for(self, table: str, condition: list[Any], rows: Iterable[Row]) -> None:
+        # Raw operations run at the end of the transaction, on what it has made of the rows.
+        self.txn.add_op(
+            {
+                "op": "wait",
+                "timeout": 0,
+                "table": table,
+                "where": [condition],
+                "columns": ["_uuid"],
+                "until": "==",
+                "rows": [{"_uuid": ["uuid", str(row.uuid)]} for row in rows],
+            }
+        )
+
+    def verify(self, row: Row, *columns: str) -> None:
+        """Let the transaction fail if another writer has changed *columns* or deleted *row*, written to here or not."""
+        for column in columns:
+            row.verify(column)
+        if row._prereqs:
+            self.txn._txn_rows[row.uuid] = row  # of the others the IDL forgets what is to be verified
 
     def used_addresses(self, network: Row) -> set[str]:
         """Return the addresses that are in use on *network*, this session's own included; grows with ``pool``."""
@@ -357,8 +252,17 @@ class Session(View):
         """
         self._checks.append(check)
 
+    def write_last(self, write: Callable[[], None]) -> None:
+        """Run *write* when all else is written: it derives rows from what the others say then."""
+        self._last_writes.append(write)
+
     def finish(self) -> None:
-        """Run the late checks and end the transaction with the step of the revision, if anything changed."""
+        """Run the last writes and the late checks and end the transaction with the step of the revision.
+
+        The revision stays if nothing changed.
+        """
+        for write in self._last_writes:
+            write()
         for check in self._checks:
             check()
         if not self.changed:

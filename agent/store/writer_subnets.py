@@ -10,17 +10,8 @@ from agent.store.document import SubnetFields, Unset, or_default
 from agent.store.ipam import IPAddress, IPNetwork
 from agent.store.validate import Subject
 from agent.store.writer_addresses import is_automatic, set_addresses
-from agent.store.writer_session import (
-    Column,
-    Row,
-    Session,
-    enumerate_names,
-    given_columns,
-    keep_our_ids,
-    label,
-    optional,
-    refuse_changes,
-)
+from agent.store.writer_session import Column, Session, given_columns, keep_our_ids, refuse_changes
+from agent.store.writer_view import Row, enumerate_names, label, optional
 
 
 def create(session: Session, subject: Subject, name: str, fields: SubnetFields, subnet_id: uuid.UUID) -> Row:

@@ -21,7 +21,8 @@ from agent.core.errors import StoreError
 from agent.store.connection import StoreBackend
 from agent.store.errors import parse_refusal
 from agent.store.records import Written
-from agent.store.writer_session import Session, View
+from agent.store.writer_session import Session
+from agent.store.writer_view import View
 
 ATTEMPT_LIMIT = 30
 
@@ -68,6 +69,7 @@ class _Call(command.BaseCommand, Generic[R]):
             networks=frozenset(self._session.touched_networks),
             ports=frozenset(self._session.touched_ports),
             hosts=frozenset(self._session.touched_hosts),
+            groups=frozenset(self._session.touched_groups),
         )
 
 

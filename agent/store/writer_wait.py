@@ -9,12 +9,13 @@ worked: a port that did not stands in ``Port_Status``.
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Collection
 
 from agent.store.connection import StoreBackend
 from agent.store.records import Applied, PortFailure, Written
-from agent.store.writer_session import Row, View, label, scalar
 from agent.store.writer_transaction import read
+from agent.store.writer_view import Row, View, atoms, label, scalar
 
 DEFAULT_TIMEOUT = 30.0  # seconds
 # How the reason begins that an agent gives for a port whose instance is not there (yet).
@@ -22,22 +23,35 @@ NOT_PLUGGED = "not plugged in"
 
 
 def concerned_hosts(view: View, written: Written[object]) -> frozenset[str]:
-    """Return the hosts of ports on the networks that a write touched, and those that it touched directly."""
-    hosts = {port.host for port in _ports_of_networks(view, written.networks)}
+    """Return the hosts of ports that a write concerns, and those that it names.
+
+    Ports that it concerns are those on the networks and in the security groups that it
+    touched.  Of their hosts those without a ``Host`` row do not count: nobody has ever
+    reported from there, and one port bound to a wrong name must not make all later
+    waiting on its network time out.  A host that the write itself names does count.
+    """
+    announced = {scalar(host, "name") for host in view.rows("Host")}
+    hosts = {scalar(port, "host") for port in _ports_of(view, written)} & announced
     return frozenset((hosts | written.hosts) - {""})
 
 
 def concerned_ports(view: View, written: Written[object]) -> frozenset[str]:
-    """Return the ports that a write touched, or if it touched none, all of its networks."""
+    """Return the ports that a write touched, or if it touched none, all of its networks and security groups."""
     if written.ports:
         return written.ports
-    return frozenset(str(port.uuid) for port in _ports_of_networks(view, written.networks))
+    return frozenset(str(port.uuid) for port in _ports_of(view, written))
 
 
-def _ports_of_networks(view: View, networks: Collection[str]) -> list[Row]:
-    if not networks:
+def _ports_of(view: View, written: Written[object]) -> list[Row]:
+    if not written.networks and not written.groups:
         return []
-    return [port for port in view.rows("Port") if str(scalar(port, "network")) in networks]
+    networks = {uuid.UUID(network) for network in written.networks}
+    groups = {uuid.UUID(group) for group in written.groups}
+    return [
+        port
+        for port in view.rows("Port")
+        if scalar(port, "network") in networks or (groups and not groups.isdisjoint(atoms(port, "security_groups")))
+    ]
 
 
 def wait_applied(

@@ -75,6 +75,7 @@ def test_a_document_is_one_revision_and_the_same_again_is_none(writer: Writer) -
 
 
 def test_only_fields_that_are_given_change(writer: Writer) -> None:
+    writer.create_host("host1", HostFields())
     writer.apply(EXAMPLE)
     writer.set_port("vm1", PortFields(device_owner="compute:nova"))
     moved = Document(ports=(Entry("vm1", PortFields(host="host3")), Entry("vm2", PortFields(admin_state_up=False))))
@@ -160,6 +161,7 @@ def test_an_unaddressed_port_stays_so(writer: Writer) -> None:
 
 
 def test_prune_removes_what_the_set_made_and_nothing_else(writer: Writer) -> None:
+    writer.create_host("host1", HostFields())
     writer.create_network("mine", NetworkFields(type="vxlan"))
     writer.create_port("by-hand", PortFields(network="mine"))
     writer.apply(Document(networks=(Entry("other", NetworkFields(type="vxlan")),)), set_name="two")

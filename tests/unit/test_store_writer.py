@@ -382,6 +382,7 @@ def test_a_second_subnet_helps_when_the_first_is_full(writer: Writer) -> None:
 
 
 def test_a_move_changes_port_and_endpoint_and_concerns_both_hosts(blue: Writer) -> None:
+    blue.create_host("host1", HostFields())
     blue.create_port("vm1", PortFields(network="blue", host="host1"))
     written = blue.set_port("vm1", PortFields(host="host2"))
     assert written.result.host == "host2"
