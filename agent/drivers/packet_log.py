@@ -32,7 +32,7 @@ from agent.drivers.nflog import LogSocket, Packet
 LOG = logging.getLogger(__name__)
 PACKETS = logging.getLogger("agent.packets")
 
-RETRY_SECONDS = 5.0  # after the group could not be had
+RETRY_SECONDS = 2.0  # after the group could not be had
 FILE_MODE = 0o640
 _FAMILIES: dict[int, str] = {socket.AF_INET: "ipv4", socket.AF_INET6: "ipv6"}
 
@@ -89,6 +89,10 @@ class PacketLog:
     def counts(self) -> PacketCounts:
         """Return what has been logged and lost."""
         return self._counts
+
+    def is_reading(self) -> bool:
+        """Tell whether packets are being read now."""
+        return self._reader is not None and self._reader.reading.is_set()
 
     def problems(self) -> tuple[Problem, ...]:
         """Return why packets cannot be logged."""
@@ -171,7 +175,8 @@ class _Reader:
         self._take = take
         self._tell = tell
         self._stop_read, self._stop_write = os.pipe()
-        self._next: int | None = None  # sequence number
+        self._next = 0  # sequence number
+        self.reading = threading.Event()
         self._thread = threading.Thread(target=self._run, name="packet-log", daemon=True)
         self._thread.start()
 
@@ -198,11 +203,13 @@ class _Reader:
         self._next = 0  # the kernel counts from the binding on
         try:
             self._tell(None)
+            self.reading.set()
             if not source.tells_flows:
                 LOG.info("this kernel does not tell addresses of logged packets (CONFIG_NETFILTER_NETLINK_GLUE_CT)")
             while not self._stopped(None, source.socket.fileno()):
                 self._read(source)
         finally:
+            self.reading.clear()
             source.close()
 
     def _read(self, source: LogSocket) -> None:
@@ -216,7 +223,7 @@ class _Reader:
             return  # how many were lost is told by the next number
         lost = 0
         for packet in packets:
-            if packet.sequence is not None and self._next is not None:
+            if packet.sequence is not None:
                 lost += (packet.sequence - self._next) % (1 << 32)
                 self._next = (packet.sequence + 1) % (1 << 32)
         if packets:
@@ -232,9 +239,10 @@ class _Reader:
 
 
 def _refusal(err: OSError) -> str:
-    if err.errno == errno.EBUSY:
-        return f"packets cannot be logged: another program has NFLOG group {naming.LOG_GROUP}"
-    return f"packets cannot be logged: NFLOG group {naming.LOG_GROUP}: {err.strerror or err}"
+    why = err.strerror or str(err)
+    if err.errno in (errno.EBUSY, errno.EPERM):
+        why = f"{why}: another program has it, or CAP_NET_ADMIN is missing"
+    return f"packets cannot be logged: NFLOG group {naming.LOG_GROUP}: {why}"
 
 
 def _to_logger(lines: list[str]) -> None:
