@@ -165,6 +165,7 @@ def _parse(rule: str) -> tuple[_Part, list[_Part], _Part]:
             continue
         elif flag in _HEADER:
             header.options.append(_Option(flag, [] if flag == "-f" else [next(words, "")], negated))
+            part = header if flag == "-p" else part
         elif word.startswith("-"):
             if part is header:  # "-p tcp --dport 80" loads the match by itself
                 part = _Part("-m", _protocol_match(header))

@@ -143,6 +143,11 @@ def unreachable(steps: Sequence[Step], chains: Collection[str]) -> dict[Step, st
     return found
 
 
+def emptied(step: Step) -> Step:
+    """Return what remains of deleting a chain that may not be deleted."""
+    return Step(step.want, step.chain, declare=True)
+
+
 def in_order(steps: Sequence[Step]) -> list[Step]:
     """Return *steps* such that each comes after the chains that it needs, and what is taken away comes last."""
     makers = {step.chain: step for step in steps if step.declare}

@@ -30,6 +30,7 @@ from agent.drivers.iptables_script import (
     Script,
     Step,
     Want,
+    emptied,
     find_refused,
     in_order,
     plan_steps,
@@ -102,7 +103,11 @@ class FilterTable:
         """Read *chains* one by one, and remember what became of *keys*."""
         saved = Saved()
         for chain in chains:
-            read = parse_save(self._list(chain), self._family)
+            text = self._list(chain)
+            if text is None:
+                self._read()
+                return
+            read = parse_save(text, self._family)
             saved.values.update(read.values)
             saved.raw.update(read.raw)
         known = self._known()
@@ -110,12 +115,14 @@ class FilterTable:
             _put(known, key, saved.values.get(key))
             _put(self._raw, key, saved.raw.get(key))
 
-    def _list(self, chain: str) -> str:
+    def _list(self, chain: str) -> str | None:
+        """Return the rules of *chain*, None if they cannot be had."""
         try:
             return self._run((self._program, "-w", str(LOCK_WAIT), "-t", TABLE, "-S", chain))
         except CommandError as err:
-            if err.returncode == 1 and ("No chain" in err.stderr or "does not exist" in err.stderr):
-                return ""
+            # That there is no such chain is told in words that also mean other things.
+            if err.returncode == 1:
+                return None
             raise
 
     def _known(self) -> dict[Key, str]:
@@ -223,9 +230,14 @@ class FilterTable:
                 break
             steps, more = without(steps, refused, chains)
             search.failed |= more
+            steps += [emptied(step) for step in refused if step.drop]  # what is in them can go all the same
         else:
             search.failed |= dict.fromkeys(steps, f"not written: {MAX_TRIES} other items were refused")
-        return self._with_referrers(search.failed)
+        failed = self._with_referrers(search.failed)
+        self._read()  # written in parts: see what came of it
+        bad = {step.want.key for step in failed}
+        rest = plan_steps([want for want in wants if want.key not in bad], self._known(), self._raw)
+        return failed | dict.fromkeys(rest, "is not so after it was written")
 
     def _try(self, steps: Sequence[Step], search: _Search) -> CommandError | None:
         """Write *steps*; return why they were refused."""
