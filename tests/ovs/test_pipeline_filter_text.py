@@ -51,7 +51,7 @@ def restore_script(items, family):
 
 def shown(text):
     """Return the rules that ``iptables-save`` shows, canonical, by chain and in order."""
-    found = {}
+    found: dict[str, list[str]] = {}
     for line in text.splitlines():
         if line.startswith("-A "):
             _, chain, body = line.split(" ", 2)
@@ -60,7 +60,7 @@ def shown(text):
 
 
 def planned(script):
-    found = {}
+    found: dict[str, list[str]] = {}
     for line in script.splitlines():
         if line.startswith("-A "):
             _, chain, body = line.split(" ", 2)
