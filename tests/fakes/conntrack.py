@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A connection table in memory: the interface of ``ConntrackTable``, faults on demand."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Collection, Iterable, Iterator
+
+from agent.core.errors import ApplyError
+from agent.drivers.conntrack_table import Connection
+
+
+def connection(
+    zone: int,
+    protocol: int,
+    source: str,
+    destination: str,
+    service: int | None = None,
+    source_port: int | None = None,
+    mark: int = 0,
+) -> Connection:
+    """Return a connection, its key made of all the rest."""
+    sent, received = ipaddress.ip_address(source), ipaddress.ip_address(destination)
+    told = (zone, sent.version, protocol, sent.packed, received.packed, source_port, service, mark)
+    return Connection(*told, key=repr(told).encode())
+
+
+class FakeTable:
+    """Connections of all zones; ``dumps`` are the zones that each reading asked for."""
+
+    def __init__(self, connections: Iterable[Connection] = ()) -> None:
+        self.connections = set(connections)
+        self.dumps: list[frozenset[int] | None] = []
+        self.failures = 0  # the next so many readings and endings fail
+
+    def _fail(self) -> None:
+        if self.failures:
+            self.failures -= 1
+            raise ApplyError("the table cannot be used")
+
+    def dump(self, zones: Collection[int] | None = None) -> Iterator[Connection]:
+        """Yield the connections of *zones*."""
+        self._fail()
+        self.dumps.append(None if zones is None else frozenset(zones))
+        yield from [one for one in self.connections if zones is None or one.zone in zones]
+
+    def end(self, connections: Iterable[Connection]) -> int:
+        """End *connections*."""
+        self._fail()
+        ending = set(connections)
+        if any(one.zone == 0 for one in ending):
+            raise ValueError("the host's own")
+        there = ending & self.connections
+        self.connections -= ending
+        return len(there)
