@@ -71,8 +71,7 @@ def _run(args: argparse.Namespace) -> int:
         try:
             written = writer.apply(document, set_name=args.set_name, prune=args.prune, dry_run=args.dry_run)
         except InputError as err:
-            # The writer knows the line but not the file that it is of.
-            raise InputError(re.sub(r"^line (\d+): ", rf"{source}:\1: ", str(err))) from None
+            raise InputError(_in_file(source, str(err))) from None
         changes = written.result
         if ask.output is Format.TABLE:
             _print_changes(changes, _WOULD if args.dry_run else _DONE)
@@ -81,6 +80,15 @@ def _run(args: argparse.Namespace) -> int:
             listed = [cast("Row", change.to_dict()) for change in changes]
             print_value({"revision": revision, "dry_run": args.dry_run, "changes": listed}, ask.output)
         return 0 if args.dry_run else wait(args, writer, [written])
+
+
+def _in_file(source: str, text: str) -> str:
+    """Return an error of the writer, which knows the line but not the file that it is of, as one of the file."""
+    found = re.match(r"line (\d+): |([^:]+) \(line (\d+)\): ", text)
+    if found is None:
+        return text
+    line, subject, line_of_rule = found.groups()
+    return f"{source}:{line or line_of_rule}: {f'{subject}: ' if subject else ''}{text[found.end() :]}"
 
 
 def _print_changes(changes: Sequence[Change], verbs: dict[str, str]) -> None:

@@ -75,21 +75,22 @@ class Verbs(Generic[F, R]):
         add_common(parser)
         verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
         noun = self.noun.name
+        a_noun = f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
         listing = verbs.add_parser("list", help=f"all {noun}s")
         for chosen in self.filters:
             listing.add_argument(f"--{chosen.option}", dest=f"only_{chosen.option}", help=chosen.help)
         listing.set_defaults(run=self._list)
 
-        show = verbs.add_parser("show", help=f"everything about a {noun}")
+        show = verbs.add_parser("show", help=f"everything about {a_noun}")
         show.add_argument("ref", metavar=self.noun.metavar, help="name or id")
         show.set_defaults(run=self._show)
 
-        create = verbs.add_parser("create", help=f"make a {noun}")
+        create = verbs.add_parser("create", help=f"make {a_noun}")
         create.add_argument("ref", metavar="NAME", help="what to call it")
         create.set_defaults(run=self._create)
 
-        change = verbs.add_parser("set", help=f"change fields of a {noun}")
+        change = verbs.add_parser("set", help=f"change fields of {a_noun}")
         change.add_argument("ref", metavar=self.noun.metavar, help="name or id")
         if self.renamable:
             change.add_argument("--name", metavar="NEW", default=UNSET, help="what to call it from now on")

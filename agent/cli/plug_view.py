@@ -31,4 +31,5 @@ def port_view(port: PortRecord, network: NetworkRecord, subnets: Mapping[str, Su
         addresses=tuple(addresses),
         gateways=tuple(gateways.values()),
         host=port.host,
+        filtered=port.security_groups is not None,
     )

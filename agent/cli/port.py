@@ -13,10 +13,14 @@ from agent.store.document import PortFields
 from agent.store.records import PortRecord
 from agent.store.writer import Writer
 
+_NOT_FILTERED = "not filtered"
+
 
 def _shown(record: PortRecord) -> Row:
     row = dict(plain(record))
     row["network"] = row.pop("network_name") or record.network
+    del row["security_group_ids"]
+    row["security_groups"] = _NOT_FILTERED if record.security_groups is None else list(record.security_groups)
     row["fixed_ips"] = [fixed_ip.address for fixed_ip in record.fixed_ips]
     if record.since is not None:
         row["since"] = datetime.fromtimestamp(record.since, UTC).isoformat(sep=" ", timespec="seconds")
@@ -37,6 +41,11 @@ VERBS: Verbs[PortFields, PortRecord] = Verbs(
             "network",
             "only those of this network (name or id)",
             lambda record, value: value in (record.network, record.network_name),
+        ),
+        Filter(
+            "security-group",
+            "only those with this one (name or id)",
+            lambda record, value: value in (*(record.security_groups or ()), *record.security_group_ids),
         ),
     ),
 )

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from agent.cli.apply import read_document
 from agent.core.errors import AgentError
+from agent.sandbox.expected import Expected, Filters
 from agent.sandbox.host import SimulatedHost, agent_environment
 from agent.sandbox.instances import BroughtUp, bring_up, check_names
 from agent.sandbox.layout import UNDERLAY_NETWORK, host_names
@@ -22,6 +23,7 @@ from agent.sandbox.reach import Ping, ping_all
 from agent.sandbox.sandbox import Sandbox, remove
 from agent.status import client
 from agent.store.records import PortRecord
+from agent.store.writer import Writer
 
 NAME = "demo"
 HOSTS = 2
@@ -125,10 +127,14 @@ def _matrix(sandbox: Sandbox, ports: Sequence[PortRecord]) -> bool:
     pairs = [(source, target) for source in ports for target in ports if source is not target]
     asks = [(source, target, address.address) for source, target in pairs for address in target.fixed_ips]
     pings = ping_all(sandbox, [(source.name, address) for source, _, address in asks])
-    heard: dict[tuple[str, str], list[Ping]] = {}
-    for (source, target, _), ping in zip(asks, pings, strict=True):
-        heard.setdefault((source.name, target.name), []).append(ping)
-    cells = {pair: _cell(pair[1], heard[pair]) for pair in heard}
+    with Writer.connect([sandbox.paths.store_address]) as writer:
+        filters = Filters.read(writer)
+    heard: dict[tuple[str, str], list[tuple[Ping, Expected]]] = {}
+    for (source, target, address), ping in zip(asks, pings, strict=True):
+        expected = filters.expect(source, target, address)
+        heard.setdefault((source.name, target.name), []).append((ping, expected))
+    networks = {port.name: port.network for port in ports}
+    cells = {(s, t): _cell(t, heard[s, t], networks[s] == networks[t]) for s, t in heard}
     rows = [["from \\ to", *(f"{port.name} ({port.network_name})" for port in ports)]]
     for source in ports:
         named = f"{source.name} ({source.network_name})"
@@ -136,26 +142,38 @@ def _matrix(sandbox: Sandbox, ports: Sequence[PortRecord]) -> bool:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         _say("  " + "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
-    if any(cell == "no*" for cell in cells.values()):
+    if "-" in cells.values():
+        _say("  - Security groups do not allow it, and nothing arrived.")
+    if "no*" in cells.values():
         _say("  * This address exists in the sender's own network as well: the packet arrived there and nowhere else.")
-    wanted = {(s.name, t.name): s.network == t.network for s, t in pairs}
-    wrong = [f"{s} to {t}" for (s, t), cell in cells.items() if (cell == "yes") != wanted[s, t] or cell == "part"]
+    wrong = [f"{s} to {t}" for s, t in heard if not all(_is_right(t, *outcome) for outcome in heard[s, t])]
     _say(
         f"  WRONG: {', '.join(wrong)}"
         if wrong
-        else "  As it should be: the same network, on whatever host: yes; other tenants, even with equal addresses: no."
+        else "  As it should be: yes in the same network, on whatever host, where filters allow it;\n"
+        "  other tenants, even with equal addresses: no."
     )
     return not wrong
 
 
-def _cell(target: str, pings: Sequence[Ping]) -> str:
-    """Return ``yes`` when all addresses of *target* were reached, ``no`` when none, ``no*`` when namesakes were."""
-    reached = [target in ping.arrived_at and ping.answered for ping in pings]
-    if all(reached):
+def _is_right(target: str, ping: Ping, expected: Expected) -> bool:
+    arrived = target in ping.arrived_at
+    return Expected(arrived, arrived and ping.answered) == expected
+
+
+def _cell(target: str, outcomes: Sequence[tuple[Ping, Expected]], near: bool) -> str:
+    """Return ``yes`` when all addresses of *target* were reached, ``part`` when some were.
+
+    When none was: ``-`` when that was to be in a network that is the sender's (*near*),
+    too, ``no*`` when namesakes were reached, else ``no``.
+    """
+    if all(target in ping.arrived_at and ping.answered for ping, _ in outcomes):
         return "yes"
-    if any(target in ping.arrived_at for ping in pings):
+    if any(target in ping.arrived_at for ping, _ in outcomes):
         return "part"
-    return "no*" if any(ping.answered for ping in pings) else "no"
+    if near and not any(expected.arrives for _, expected in outcomes):
+        return "-"
+    return "no*" if any(ping.answered for ping, _ in outcomes) else "no"
 
 
 def _command(host: SimulatedHost, *words: str) -> None:

@@ -254,16 +254,54 @@ def test_what_a_lost_namespace_leaves_on_the_switch_is_unplugged(lab: Lab) -> No
     assert lab.ports() == set()
 
 
-def test_the_plug_may_change_its_kind(lab: Lab) -> None:
+def test_the_plug_may_change_its_kind_and_the_instance_keeps_its_device(lab: Lab) -> None:
     one, two = lab.namespace("one"), lab.namespace("two")
     direct = Plug(port(1), one)
     hybrid = dataclasses.replace(direct, hybrid=True)
     lab.plug(Plug(port(2), two))
+    indexes = set()
     for wish in (direct, hybrid, direct):
         lab.plug(wish)
         assert wish.switch_device in lab.ports()
         assert len(lab.ports()) == 2
         assert transfer(one, two, "10.0.0.1") == BIG
+        indexes.add(run("ip", "-netns", one.name, "-o", "link", "show", "eth0").split(":")[0])
+    assert len(indexes) == 1
+
+
+# What filters in a bridge rely on, whatever somebody has done to it since.
+BRIDGE_SETTINGS = {
+    "nf_call_iptables": "1",
+    "nf_call_ip6tables": "1",
+    "ageing_time": "0",
+    "multicast_snooping": "0",
+    "group_fwd_mask": "0x0",
+    "stp_state": "0",
+    "forward_delay": "0",
+}
+
+
+def test_the_bridge_of_a_hybrid_plug_filters_and_repeats_everything(lab: Lab) -> None:
+    wish = Plug(port(1), lab.namespace("one"), hybrid=True)
+    lab.plug(wish)
+    bridge = naming.hybrid_bridge_name(wish.port.id)
+    qvb, qvo = naming.hybrid_veth_names(wish.port.id)
+    tap = naming.tap_name(wish.port.id)
+    folder = f"/sys/class/net/{bridge}/bridge"
+
+    def settings() -> dict[str, str]:
+        return {name: lab.read(f"{folder}/{name}") for name in BRIDGE_SETTINGS}
+
+    assert settings() == BRIDGE_SETTINGS
+    assert set(run("ip", "netns", "exec", lab.name, "ls", f"/sys/class/net/{bridge}/brif").split()) == {tap, qvb}
+    for device in (tap, bridge, qvb, qvo):
+        assert lab.read(f"/proc/sys/net/ipv6/conf/{device}/disable_ipv6") == "1"
+    flags = [
+        f"{name} {value}" for name, value in (("nf_call_iptables", 0), ("ageing_time", 30000), ("mcast_snooping", 1))
+    ]
+    run("ip", "-netns", lab.name, "link", "set", bridge, "type", "bridge", *" ".join(flags).split())
+    lab.plug(wish)
+    assert settings() == BRIDGE_SETTINGS
 
 
 def test_a_port_is_in_one_namespace_only(lab: Lab) -> None:
@@ -377,7 +415,16 @@ def test_the_command_plugs_what_the_store_says_and_refuses_what_belongs_elsewher
         assert unsure.returncode == 0
         assert "cannot tell whether port vm1 belongs here" in unsure.stderr
 
-        assert "removed tap" in hostplane("unplug", "vm1").stdout
+        hostplane("port", "set", "vm1", "--no-security-groups")
+        shut = hostplane("plug", "vm1", "--netns", one.name, "--as-host", "host1", "--direct")
+        assert "port vm1 has security groups: plugged directly it stays shut" in shut.stderr
+        assert "tap" in shut.stdout
+        filtered = hostplane("plug", "vm1", "--netns", one.name, "--as-host", "host1")
+        assert (filtered.returncode, filtered.stderr) == (0, "")
+        assert ", qvo" in filtered.stdout
+        assert transfer(one, two, "10.0.0.11") == BIG  # Open vSwitch's own forwarding filters nothing
+
+        assert "removed " in hostplane("unplug", "vm1").stdout
         assert hostplane("unplug", "vm1").stdout == "port vm1 was not plugged\n"
         vm2 = json.loads(hostplane("port", "show", "vm2", "-o", "json").stdout)["id"]
         hostplane("port", "delete", "vm2")

@@ -94,7 +94,8 @@ def test_applying_the_example_twice_changes_nothing_the_second_time(hostplane: H
     first = hostplane("apply", "-f", str(EXAMPLE))
     assert first.status == 0
     assert "network blue created" in first.out
-    assert first.out.splitlines()[-1] == "13 created"
+    assert "security group default created" in first.out  # one for each of the two projects
+    assert first.out.splitlines()[-1] == "15 created"
     second = hostplane("apply", "-f", str(EXAMPLE))
     assert (second.status, second.out) == (0, "nothing to change\n")
 
@@ -171,6 +172,136 @@ def test_errors_are_one_line_and_status_1(hostplane: Hostplane, words: tuple[str
     assert outcome.err.count("\n") == 1
 
 
+WEB = """
+address_groups:
+  office: [198.51.100.0/24, "2001:db8:f::/48"]
+security_groups:
+  web:
+    - {direction: ingress, protocol: tcp, ports: "80,443"}
+    - {direction: ingress, protocol: tcp, ports: 22, remote_address_group: office}
+    - {direction: ingress, remote_group: web}
+    - {direction: ingress, protocol: icmp, icmp_type: 8, ethertype: IPv4}
+    - {direction: egress}
+networks:
+  blue: {type: vxlan}
+subnets:
+  blue4: {network: blue, cidr: 10.0.0.0/24}
+ports:
+  vm1: {network: blue, host: host1, security_groups: [web]}
+"""
+
+
+@pytest.fixture
+def web(hostplane: Hostplane, tmp_path: Path) -> Path:
+    file = tmp_path / "web.yaml"
+    file.write_text(WEB)
+    assert hostplane("apply", "-f", str(file)).status == 0
+    assert hostplane("apply", "-f", str(file)).out == "nothing to change\n"
+    return file
+
+
+def rules(hostplane: Hostplane, *words: str) -> list[list[str]]:
+    """Return the rules as people see them: without group, id and description."""
+    lines = hostplane("security-group-rule", "list", *words).out.splitlines()
+    return sorted(line.split()[1:-2] for line in lines[1:])
+
+
+@pytest.mark.usefixtures("web")
+def test_a_security_group_is_shown_with_its_rules(hostplane: Hostplane) -> None:
+    shown = hostplane("security-group", "show", "web").out.splitlines()
+    assert any(line.split()[:5] == ["ingress", "IPv6", "tcp", "443", "anybody"] for line in shown)
+    assert rules(hostplane, "web") == [
+        ["egress", "IPv4", "any", "-", "anybody"],
+        ["egress", "IPv6", "any", "-", "anybody"],
+        ["ingress", "IPv4", "any", "-", "group", "web"],
+        ["ingress", "IPv4", "icmp", "type", "8", "anybody"],
+        ["ingress", "IPv4", "tcp", "22", "address", "group", "office"],
+        ["ingress", "IPv4", "tcp", "443", "anybody"],
+        ["ingress", "IPv4", "tcp", "80", "anybody"],
+        ["ingress", "IPv6", "any", "-", "group", "web"],
+        ["ingress", "IPv6", "tcp", "22", "address", "group", "office"],
+        ["ingress", "IPv6", "tcp", "443", "anybody"],
+        ["ingress", "IPv6", "tcp", "80", "anybody"],
+    ]
+    listed = hostplane("security-group", "list").out.splitlines()
+    assert listed[0].split() == ["ID", "NAME", "STATEFUL", "RULES", "PROJECT", "DESCRIPTION"]
+    assert listed[1].split()[1:] == ["web", "yes", "11", "-", "-"]
+
+
+@pytest.mark.usefixtures("web")
+def test_rules_come_and_go_one_by_one(hostplane: Hostplane) -> None:
+    before = rules(hostplane, "web")
+    words = ["--direction", "ingress", "--ethertype", "IPv4", "--protocol", "udp"]
+    more = ["--ports", "53,5000-5010", "--remote-ip-prefix", "192.0.2.0/24", "-o", "json"]
+    made = hostplane("security-group-rule", "create", "web", *words, *more).json()
+    assert [(rule["port_range_min"], rule["port_range_max"]) for rule in made] == [(53, 53), (5000, 5010)]
+    after = rules(hostplane, "web")
+    assert [row for row in after if row not in before] == [
+        ["ingress", "IPv4", "udp", "5000-5010", "192.0.2.0/24"],
+        ["ingress", "IPv4", "udp", "53", "192.0.2.0/24"],
+    ]
+    again = hostplane("security-group-rule", "create", "web", *words, *more[:-2])
+    assert (again.status, again.out) == (0, "such a rule is there already\n")
+    gone = hostplane("security-group-rule", "delete", *(rule["id"] for rule in made))
+    assert gone.out.splitlines() == [f"security group rule {rule['id']} deleted" for rule in made]
+    assert rules(hostplane, "web") == before
+    assert hostplane("security-group-rule", "delete", made[0]["id"]).status == 1
+
+
+@pytest.mark.usefixtures("web")
+def test_addresses_come_and_go_one_by_one(hostplane: Hostplane) -> None:
+    assert hostplane("address-group", "add", "office", "192.0.2.9", "192.0.2.128/25").status == 0
+    office = hostplane("address-group", "show", "office", "-o", "json").json()
+    assert office["addresses"] == ["192.0.2.9", "192.0.2.128/25", "198.51.100.0/24", "2001:db8:f::/48"]
+    assert hostplane("address-group", "add", "office", "192.0.2.9").out == "address group office was so already\n"
+    assert hostplane("address-group", "remove", "office", "192.0.2.9").out == "address group office changed\n"
+    assert hostplane("address-group", "list").out.splitlines()[1].split()[1:3] == ["office", "3"]
+    assert hostplane("address-group", "delete", "office").status == 1  # a rule refers to it
+
+
+@pytest.mark.usefixtures("web")
+def test_a_port_says_which_filter_it_has(hostplane: Hostplane) -> None:
+    def groups(*words: str) -> object:
+        if words:
+            hostplane("port", "set", "vm1", *words)
+        return hostplane("port", "show", "vm1", "-o", "json").json()["security_groups"]
+
+    assert groups() == ["web"]
+    assert hostplane("port", "list", "--security-group", "web").out.splitlines()[1].split()[1] == "vm1"
+    assert hostplane("port", "list", "--security-group", "other", "-o", "json").json() == []
+    assert groups("--no-security-groups") == []
+    assert groups("--no-filter") is None
+    assert "not filtered" in hostplane("port", "show", "vm1").out
+    assert groups("--security-group", "web") == ["web"]
+    assert hostplane("security-group", "delete", "web").status == 1  # vm1 has it
+
+
+def test_a_port_of_a_project_gets_its_default_group(hostplane: Hostplane) -> None:
+    hostplane("apply", "-f", str(EXAMPLE))
+    blue1 = hostplane("port", "show", "blue1", "-o", "json").json()
+    assert blue1["security_groups"] == ["default"]
+    assert hostplane("port", "show", "lan1", "-o", "json").json()["security_groups"] is None
+    default = hostplane("security-group", "list", "--project", "blue", "-o", "json").json()
+    assert [(group["name"], group["default"], len(group["rules"])) for group in default] == [("default", True, 4)]
+
+
+def test_what_the_writer_refuses_of_a_group_names_line_group_and_rule(hostplane: Hostplane, web: Path) -> None:
+    web.write_text(WEB.replace("ports: 22,", "ports: 23-22,"))
+    refused = hostplane("apply", "-f", str(web))
+    assert refused.status == 1
+    assert refused.err.startswith(f"hostplane: {web}:7: security_groups.web rule 2: ports 23-22")
+    refused = hostplane("security-group-rule", "create", "web", "--direction", "ingress", "--protocol", "tpc")
+    assert refused.status == 1
+    assert "web rule 1: " in refused.err
+    assert "tpc" in refused.err
+
+
+def announce(hostplane: Hostplane) -> None:
+    """Let both hosts be known, as their agents would: nobody waits for a name that was never heard of."""
+    for host in ("host1", "host2"):
+        assert hostplane("host", "create", host).status == 0
+
+
 def report(address: str, host: str, revision: int, down: dict[str, str]) -> None:
     """Write what *host*'s agent would: it has applied *revision*, and these ports are down because of that."""
     with Writer.connect([address]) as writer:
@@ -189,20 +320,22 @@ def test_wait_names_the_ports_that_failed_and_the_hosts_that_did_not_answer(
     hostplane: Hostplane, store: StoreServer, tmp_path: Path
 ) -> None:
     hostplane("apply", "-f", str(EXAMPLE))
+    announce(hostplane)
     report(store.address, "host1", 100, {"blue1": "no interface names it yet"})
     failed = hostplane("port", "set", "blue1", "--mac-address", "fa:16:3e:00:00:77", "--wait", "--wait-timeout", "0.2")
     assert failed.status == 4  # host2 has ports on that network, too, and says nothing
     assert "hostplane: host host2: did not apply revision" in failed.err
     report(store.address, "host2", 100, {})
-    failed = hostplane("port", "set", "blue1", "--no-port-security", "--wait", "--wait-timeout", "5")
+    failed = hostplane("port", "set", "blue1", "--no-filter", "--no-port-security", "--wait", "--wait-timeout", "5")
     assert failed.status == 3
     assert failed.err == "hostplane: port blue1: not up on host1: no interface names it yet\n"
-    done = hostplane("port", "set", "red1", "--no-port-security", "--wait", "--wait-timeout", "5")
+    done = hostplane("port", "set", "red1", "--no-filter", "--no-port-security", "--wait", "--wait-timeout", "5")
     assert done.status == 0
 
 
 def test_wait_returns_as_soon_as_the_hosts_have_applied(hostplane: Hostplane, store: StoreServer) -> None:
     hostplane("apply", "-f", str(EXAMPLE))
+    announce(hostplane)
     report(store.address, "host1", 100, {})
     late = threading.Timer(0.3, report, (store.address, "host2", 100, {}))
     late.start()
