@@ -10,17 +10,19 @@ from collections.abc import Iterator
 from agent.cli.answer import Answer, count, flag, number, part, parts, plain, text, words
 from agent.cli.options import Settings, add_common, settings
 from agent.cli.output import Format, Value, age, duration, print_value, table, write_line
+from agent.cli.status_port import port_lines
 from agent.core.errors import InputError
 from agent.status import client
 
-PAGES = ("ports", "networks", "flows", "problems")
+PAGES = ("ports", "port", "networks", "flows", "problems")
 MAX_SHOWN_FLOWS = 1000
+NAME_HELP = "with port: this one, with its filter; with ports: only this one; with flows: list this table (or 'all')"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     parser.add_argument("page", nargs="?", choices=PAGES, help="details instead of the summary")
-    parser.add_argument("name", nargs="?", help="with ports: only this one; with flows: list this table (or 'all')")
+    parser.add_argument("name", nargs="?", help=NAME_HELP)
     limit = f"with flows: list at most so many ({MAX_SHOWN_FLOWS})"
     parser.add_argument("--limit", type=int, default=MAX_SHOWN_FLOWS, metavar="N", help=limit)
     add_common(parser)
@@ -29,8 +31,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def _run(args: argparse.Namespace) -> int:
     ask = settings(args)
+    if args.page == "port" and not args.name:
+        raise InputError("status port: say which one, by name or id")
     answer = client.get(ask.socket, f"/{args.page or 'status'}", ask.timeout, _query(args))
-    if args.page == "ports" and args.name and not parts(answer, "ports"):
+    if args.page in ("ports", "port") and args.name and not parts(answer, "ports"):
         raise InputError(f"there is no port {args.name} on this host (hostplane port show {args.name} tells its host)")
     if ask.output is not Format.TABLE:
         print_value(plain(answer), ask.output)
@@ -41,7 +45,7 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _query(args: argparse.Namespace) -> dict[str, str]:
-    if args.page == "ports" and args.name:
+    if args.page in ("ports", "port") and args.name:
         return {"name": args.name}
     if args.page == "flows" and args.name:
         return {"table": "" if args.name == "all" else args.name, "limit": str(args.limit)}
@@ -184,4 +188,11 @@ def _problems(answer: Answer, now: float) -> Iterator[str]:
     yield from table(items, ("driver", "item", "state", "for", "tries", "next in", "message"))
 
 
-_LINES = {None: _summary, "ports": _ports, "networks": _networks, "flows": _flows, "problems": _problems}
+_LINES = {
+    None: _summary,
+    "ports": _ports,
+    "port": port_lines,
+    "networks": _networks,
+    "flows": _flows,
+    "problems": _problems,
+}

@@ -81,7 +81,7 @@ def status(state: AgentState, now: float) -> Json:
 def ports(state: AgentState, name: str | None = None) -> Json:
     """Return the ports of this host by name, or those called *name* (a name or an id)."""
     chosen = [port for port in state.ports.values() if name is None or name in (port.name, port.id)]
-    return {"ports": [_port(port, state) for port in sorted(chosen, key=lambda port: (port.name, port.id))]}
+    return {"ports": [port_fields(port, state) for port in sorted(chosen, key=lambda port: (port.name, port.id))]}
 
 
 def networks(state: AgentState) -> Json:
@@ -181,7 +181,8 @@ def _pass(report: PassReport) -> Json:
     }
 
 
-def _port(port: PortState, state: AgentState) -> Json:
+def port_fields(port: PortState, state: AgentState) -> Json:
+    """Return what is said of one port."""
     return {
         "id": port.id,
         "name": port.name,

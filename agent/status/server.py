@@ -23,7 +23,7 @@ from pathlib import Path
 
 from agent.config import StatusConfig
 from agent.core.errors import Actor, AgentError, ConfigError, InputError, Problem
-from agent.status import answers
+from agent.status import answers, port_page
 from agent.status.httpd import HttpServer, Listener, Request, Response, json_body, listener
 from agent.status.source import StatusSource
 
@@ -161,9 +161,11 @@ class Pages:
         self._scrape = scrape
         self._now = now
         self._planning = threading.Lock()
+        self._counting = threading.Lock()
         self._routes: Mapping[tuple[str, str], Callable[[Request], Response]] = {
             ("GET", "/status"): self._status,
             ("GET", "/ports"): self._ports,
+            ("GET", "/port"): self._port,
             ("GET", "/networks"): lambda _: self._json(answers.networks(source.state())),
             ("GET", "/flows"): self._flows,
             ("GET", "/problems"): lambda _: self._json(answers.problems(source.state())),
@@ -218,6 +220,20 @@ class Pages:
 
     def _ports(self, request: Request) -> Response:
         return self._json(answers.ports(self._source.state(), request.query.get("name")))
+
+    def _port(self, request: Request) -> Response:
+        name = request.query.get("name", "")
+        if not name:
+            raise InputError("name: say which port, by name or id")
+        filters = self._source.port_filters(name)
+        counters, error = None, None
+        if any(found.bridge is not None for found in filters):
+            with self._counting:  # each reads all rules of the host: one at a time is enough
+                try:
+                    counters = self._source.rule_counters()
+                except AgentError as err:
+                    error = str(err)
+        return self._json(port_page.ports(self._source.state(), name, filters, counters, error))
 
     def _flows(self, request: Request) -> Response:
         counts = self._source.flow_counts()

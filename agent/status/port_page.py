@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The JSON of ``/port``: ports with their filters, rule by rule, and what these have counted.
+
+Ports with the same group share its rules, so a count is that of this host and not of
+the port.  Of a tracked connection only the first packet meets the rules.
+"""
+
+from __future__ import annotations
+
+from agent.core import naming
+from agent.core.filter_report import Count, PortFilter, RuleCounters
+from agent.core.model import Direction, SecurityGroup, SecurityGroupRule
+from agent.core.protocols import protocol_name
+from agent.core.report import AgentState
+from agent.status import answers
+from agent.status.answers import Json
+
+
+def ports(
+    state: AgentState, name: str, filters: tuple[PortFilter, ...], counters: RuleCounters | None, error: str | None
+) -> Json:
+    """Return the ports called *name* (a name or an id), with ``filter`` null where everything passes.
+
+    *counters* None: they were not read, or could not be because of *error*.
+    """
+    by_port: dict[object, PortFilter] = {found.port: found for found in filters}
+    chosen = [port for port in state.ports.values() if name in (port.name, port.id)]
+    listed: list[Json] = []
+    for port in sorted(chosen, key=lambda port: port.id):
+        found = by_port.get(port.id)
+        listed.append(
+            {**answers.port_fields(port, state), "filter": None if found is None else _filter(found, counters)}
+        )
+    return {"ports": listed, "counters_error": error}
+
+
+def _filter(found: PortFilter, counters: RuleCounters | None) -> Json:
+    return {
+        "in_place": found.in_place,
+        "bridge": found.bridge,
+        "zone": found.zone,
+        "chains": {direction.value: found.chains.get(direction) for direction in Direction},
+        "dropped": {
+            direction.value: _count(counters.drops.get(found.chains.get(direction, "")) if counters else None)
+            for direction in Direction
+        },
+        "unfinished": list(found.unfinished),
+        "security_groups": [_group(group, found, counters) for group in found.groups],
+    }
+
+
+def _group(group: SecurityGroup, found: PortFilter, counters: RuleCounters | None) -> Json:
+    logged = (("accept", group.log_accepted), ("drop", group.log_dropped))
+    return {
+        "id": group.id,
+        "name": group.name,
+        "stateful": group.stateful,
+        "log": [verdict for verdict, is_logged in logged if is_logged],
+        "rules": [_rule(rule, found, counters) for rule in group.rules],
+    }
+
+
+def _rule(rule: SecurityGroupRule, found: PortFilter, counters: RuleCounters | None) -> Json:
+    owner = rule.remote_owner
+    return {
+        "id": rule.id,
+        "direction": rule.direction.value,
+        "ethertype": f"IPv{rule.ip_version}",
+        "protocol": None if rule.protocol is None else protocol_name(rule.protocol),
+        "port_range_min": rule.port_min,
+        "port_range_max": rule.port_max,
+        "remote_ip_prefix": rule.remote_prefix,
+        "remote_owner": owner,
+        "remote_owner_name": None if owner is None else found.group_names.get(owner),
+        **_count(counters.rules.get(naming.short_hash(rule.id)) if counters else None),
+    }
+
+
+def _count(count: Count | None) -> Json:
+    """Return a count, nulls where there is none: the rule is not in place, or was not read."""
+    return {"packets": None if count is None else count.packets, "bytes": None if count is None else count.bytes}
