@@ -29,8 +29,8 @@ SCRATCH = 3  # register: within one action list only
 class Table(IntEnum):
     """A table's number.  The gaps are for what is not layer 2.
 
-    20-29 filters of what instances send, 40-59 DHCP, metadata and routers, 80-89
-    filters and policies of what instances receive.
+    20-29 policies of what instances send, 40-59 DHCP, metadata and routers, 80-89
+    policies of what instances receive.
     """
 
     CLASSIFY = 0  # which kind of port is it from, and of which network
