@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from agent.store.records import PortRecord
 
 GAP = 4
-_MIN_WIDTH = 30
+_MIN_WIDTH = 32
 
 
 def topology(hosts: Sequence[tuple[str, str]], ports: Sequence[PortRecord], underlay: str) -> list[str]:

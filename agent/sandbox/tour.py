@@ -105,6 +105,9 @@ def _show(file: str) -> bool:
     for host in sandbox.hosts:
         _command(host, "status")
     _command(sandbox.hosts[0], "status", "ports")
+    here = [port.name for port in done.ports if port.host == sandbox.hosts[0].name and port.security_groups]
+    for name in here[:1]:
+        _command(sandbox.hosts[0], "status", "port", name)
 
     _title("6. What Prometheus would read on host1 (some of it)")
     _say("\n".join(_metrics(sandbox.hosts[0])))

@@ -24,7 +24,10 @@ subnets:
 ports:
   vm1: {network: blue, host: host1, fixed_ips: [10.0.0.11]}
   vm2: {network: blue, host: host2, fixed_ips: [10.0.0.12]}
+  web1: {network: blue, host: host1, fixed_ips: [10.0.0.14], security_groups: [web]}
   out: {network: blue, host: elsewhere, fixed_ips: [10.0.0.13]}
+security_groups:
+  web: [{direction: ingress, protocol: tcp, ports: 80}]
 """
 
 
@@ -36,6 +39,21 @@ class Shell:
 
     def run(self, *words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
         return hostplane("sandbox", "--name", self.name, *words, stdin=stdin)
+
+    def pings(self, source: str, address: str) -> bool:
+        """Tell whether one of two echo requests is answered."""
+        return self.run("exec", source, "--", "ping", "-c2", "-i0.2", "-W0.5", address).returncode == 0
+
+    def hostplane(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run a command as the variables of ``sandbox env`` say."""
+        lines = self.good("env").splitlines()
+        variables = dict(line.removeprefix("export ").split("=", 1) for line in lines)
+        return hostplane(*words, environment=variables)
+
+    def plug(self, port: str) -> None:
+        """Plug a port of host1 into the namespace that is called so."""
+        program = ["env", f"PYTHONPATH={REPOSITORY}", sys.executable, "-m", "agent.cli.main"]
+        self.good("exec", "host1", "--", *program, "plug", port, "--netns", port)
 
     def good(self, *words: str, stdin: str = "") -> str:
         done = self.run(*words, stdin=stdin)
@@ -77,6 +95,7 @@ def test_status_is_for_people_and_for_programs(shell: Shell) -> None:
     assert {(instance["name"], instance["host"]) for instance in report["instances"]} == {
         ("vm1", "host1"),
         ("vm2", "host2"),
+        ("web1", "host1"),
     }
     shown = shell.good("status")
     assert "vm1" in shown
@@ -88,21 +107,45 @@ def test_env_points_the_other_commands_at_store_and_agent(shell: Shell) -> None:
     variables = dict(line.removeprefix("export ").split("=", 1) for line in lines)
     assert set(variables) == {"HOSTPLANE_STORE", "HOSTPLANE_SOCKET", "OVS_RUNDIR", "OVS_DBDIR"}
     ports = hostplane("port", "list", "-o", "json", environment=variables)
-    assert {port["name"] for port in json.loads(ports.stdout)} == {"vm1", "vm2", "out"}
+    assert {port["name"] for port in json.loads(ports.stdout)} == {"vm1", "vm2", "web1", "out"}
     assert json.loads(hostplane("status", "-o", "json", environment=variables).stdout)["host"] == "host2"
 
 
 def test_a_port_can_be_plugged_by_hand(shell: Shell) -> None:
-    variables = dict(line.removeprefix("export ").split("=", 1) for line in shell.good("env").splitlines())
-    made = hostplane("port", "create", "vm3", "--network", "blue", "--host", "host1", environment=variables)
+    made = shell.hostplane("port", "create", "vm3", "--network", "blue", "--host", "host1")
     assert made.returncode == 0, made.stderr
     shell.good("exec", "host1", "--", "ip", "netns", "add", "vm3")
-    program = [sys.executable, "-m", "agent.cli.main"]
-    shell.good("exec", "host1", "--", "env", f"PYTHONPATH={REPOSITORY}", *program, "plug", "vm3", "--netns", "vm3")
-    eventually(
-        lambda: shell.run("exec", "vm3", "--", "ping", "-c1", "-W1", "10.0.0.12").returncode == 0,
-        "vm3 reaches vm2",
-    )
+    shell.plug("vm3")
+    eventually(lambda: shell.pings("vm3", "10.0.0.12"), "vm3 reaches vm2")
+
+
+def test_a_filtered_port_takes_in_what_its_group_allows(shell: Shell) -> None:
+    assert not shell.pings("vm2", "10.0.0.14")
+    words = ("web", "--direction", "ingress", "--protocol", "icmp", "--wait")
+    made = shell.hostplane("security-group-rule", "create", *words, "-o", "json")
+    assert made.returncode == 0, made.stderr
+    assert shell.pings("vm2", "10.0.0.14")
+    gone = shell.hostplane("security-group-rule", "delete", json.loads(made.stdout)[0]["id"], "--wait")
+    assert gone.returncode == 0, gone.stderr
+    assert not shell.pings("vm2", "10.0.0.14")
+
+
+def test_a_port_that_is_filtered_later_is_shut_until_it_is_plugged_again(shell: Shell) -> None:
+    shell.hostplane("port", "create", "late", "--network", "blue", "--host", "host1", "--fixed-ip", "10.0.0.19")
+    shell.hostplane("security-group", "create", "out")  # lets everything out
+    shell.good("exec", "host1", "--", "ip", "netns", "add", "late")
+    shell.plug("late")
+    eventually(lambda: shell.pings("late", "10.0.0.12"), "late reaches vm2")
+    index = shell.good("exec", "late", "--", "ip", "-o", "link", "show", "eth0").split(":")[0]
+
+    filtered = shell.hostplane("port", "set", "late", "--security-group", "out", "--wait")
+    assert filtered.returncode == 3
+    assert "port late: not up on host1: " in filtered.stderr
+    assert not shell.pings("late", "10.0.0.12")
+    shell.plug("late")
+    eventually(lambda: shell.pings("late", "10.0.0.12"), "late reaches vm2 through its filter")
+    assert not shell.pings("vm2", "10.0.0.19")
+    assert shell.good("exec", "late", "--", "ip", "-o", "link", "show", "eth0").split(":")[0] == index
 
 
 @pytest.mark.parametrize("kill", [(), ("--kill",)], ids=["SIGTERM", "SIGKILL"])
