@@ -147,3 +147,10 @@ def test_after_a_filter_was_opened_by_hand_every_zone_is_judged_again(driver, ta
     assert driver.apply(Delta(updates=updates, deletes={"zone 2": UNJUDGED})) == {}
     assert table.connections == {*ALLOWED[:3], HOSTS_OWN}
     assert driver.observe() == {key: value for key, value in ITEMS.items() if key != "zone 2"}
+
+
+def test_a_port_that_has_left_a_group_is_not_looked_at_because_of_it(driver, table):
+    driver.apply(change("zone 2", zone(2)))
+    table.dumps.clear()
+    driver.apply(change("group web", GroupRules(())))
+    assert table.dumps == [{1}]

@@ -125,6 +125,7 @@ def test_addresses_are_counted_so_that_two_who_give_one_may_each_take_it_back():
     addresses.remove("10.0.0.1")
     addresses.remove("::/0")
     assert [text for text in packed if addresses.cover(packed[text])] == ["10.0.0.1", "10.1.255.1", "fd00::9"]
+    assert not Addresses(["10.0.0.0/24"]).cover(ipaddress.ip_address("::10.0.0.1").packed)
     for gone in ("10.0.0.1", "10.1.0.0/16", "fd00::/64"):
         addresses.remove(gone)
     assert not addresses
