@@ -31,6 +31,7 @@ from agent.core.errors import AgentError, ConfigError
 from agent.core.inputs import HoldLimits, SnapshotChooser
 from agent.core.model import Host
 from agent.core.naming import INTEGRATION_BRIDGE
+from agent.core.plan import Driver
 from agent.core.reconciler import Reconciler
 from agent.core.retry import Backoff
 from agent.core.snapshot_file import SnapshotFile
@@ -41,6 +42,7 @@ from agent.drivers.links import LinksDriver
 from agent.drivers.ovs import OvsDriver
 from agent.drivers.switch import LocalSwitch
 from agent.drivers.switch_watch import SwitchWatch
+from agent.filtering import ORDERS, Filtering
 from agent.l2.settings import LocalSettings
 from agent.status.metrics import AgentMetrics
 from agent.status.sdnotify import Heartbeat, Notifier
@@ -73,7 +75,11 @@ class Agent:
         run = CommandRunner(lambda *timed: self._metrics.observe_command(*timed))
         management = config.switch.run_dir / f"{INTEGRATION_BRIDGE}.mgmt"
         self._local = LocalSettings(
-            config.l2.tunnel_address, config.l2.encapsulations, config.l2.bridge_mappings, config.switch.datapath_type
+            config.l2.tunnel_address,
+            config.l2.encapsulations,
+            config.l2.bridge_mappings,
+            config.switch.datapath_type,
+            config.filters.enabled,
         )
         remotes.use_tls(config.store.connection, _tls(config))
         self._reader = SnapshotReader(
@@ -82,7 +88,17 @@ class Agent:
         self._switch = LocalSwitch(config.switch.ovsdb, lambda: wake.set("switch"))
         self._writer = StatusWriter(self._reader, config.host)
         flows = FlowsDriver(run, f"unix:{management}")
-        drivers = (LinksDriver(), OvsDriver(self._switch, config.switch.datapath_type), flows)
+        self._filtering = None
+        if config.filters.enabled:
+            backend = "" if config.filters.backend == "auto" else config.filters.backend
+            self._filtering = Filtering(config.host, run, backend, config.filters.packet_log, wake.set)
+        drivers: tuple[Driver, ...] = (
+            LinksDriver(),
+            OvsDriver(self._switch, config.switch.datapath_type),
+            *(self._filtering.before_flows if self._filtering is not None else ()),
+            flows,
+            *(self._filtering.after_flows if self._filtering is not None else ()),
+        )
         limits = HoldLimits(config.passes.hold_share, config.passes.hold_minimum)
         saved = SnapshotFile(config.state_dir / SNAPSHOT_FILE, config.host)
         parts = Parts(
@@ -94,8 +110,9 @@ class Agent:
             announcer=Announcer(run, f"unix:{management}"),
             chooser=SnapshotChooser(saved, limits, time.monotonic()),
             heartbeat=heartbeat,
-            reconciler=Reconciler(drivers, time.monotonic, time.time, Backoff(), heartbeat.advanced),
+            reconciler=Reconciler(drivers, time.monotonic, time.time, Backoff(), heartbeat.advanced, ORDERS),
             wake=wake,
+            filtering=self._filtering,
         )
         self._daemon = Daemon(config, self._local, parts)
         self._metrics = AgentMetrics(self._daemon, heartbeat, time.time)
@@ -116,6 +133,8 @@ class Agent:
         self._reader.thread.start()
         self._switch.start()
         self._watch.start()
+        if self._filtering is not None:
+            self._filtering.start()
         self._loop.start()
         try:
             self._wait_for_signals()
@@ -126,6 +145,8 @@ class Agent:
         self._loop.join(self._config.store.timeout)
         self._status.stop()
         self._watch.stop()
+        if self._filtering is not None:
+            self._filtering.stop()
         self._switch.stop()
         self._reader.thread.stop()
 

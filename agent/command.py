@@ -49,8 +49,8 @@ class CommandRunner:
     """The real ``Runner``.
 
     *timed* is called after each command with the program's name, the seconds that it
-    took, whether it succeeded, and the bytes of its standard input.  ``started`` tells by its process id whether a program
-    is or was one of the last that we started.
+    took, whether it succeeded, and the bytes of its standard input.  ``started`` tells
+    by its process id whether a program is or was one of the last that we started.
     """
 
     def __init__(self, timed: Timed | None = None) -> None:

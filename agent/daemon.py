@@ -22,6 +22,7 @@ from agent.announcements import Announcements
 from agent.config import AgentConfig
 from agent.core import naming
 from agent.core.errors import Actor, AgentError, Problem
+from agent.core.filter_report import PortFilter, RuleCounters, port_filters
 from agent.core.inputs import HoldLimits, SnapshotChooser
 from agent.core.model import HostSnapshot, PortId, SwitchView
 from agent.core.plan import Driver, Plan
@@ -30,6 +31,7 @@ from agent.core.report import AgentState, ItemState, PassReport, PortState
 from agent.drivers.announcer import Announcer
 from agent.drivers.flows import FlowsDriver
 from agent.drivers.switch import LocalSwitch
+from agent.filtering import Filtering
 from agent.l2.pipeline import Table
 from agent.l2.settings import LocalSettings
 from agent.planner import Planning
@@ -73,6 +75,7 @@ class Parts:
     heartbeat: Heartbeat
     reconciler: Reconciler
     wake: Wake
+    filtering: Filtering | None
 
 
 class Daemon:
@@ -136,6 +139,18 @@ class Daemon:
         names = {table.value: table.name.lower() for table in Table}
         # A flow under our cookie in a table that we do not use is somebody's mistake, not a reason to fail.
         return {names.get(number, str(number)): n for number, n in self._parts.flows.flow_counts().items()}
+
+    def port_filters(self, name: str) -> tuple[PortFilter, ...]:
+        """Return how the filtered ports called *name* are filtered."""
+        done, last = self._done_with, self._state.last_pass
+        if done is None or last is None:
+            return ()
+        return port_filters(name, done[0], self._plan, last.unfinished)
+
+    def rule_counters(self) -> RuleCounters:
+        """Read what the rules of the filters have counted."""
+        filtering = self._parts.filtering
+        return RuleCounters() if filtering is None else filtering.rule_counters()
 
     def request_resync(self) -> None:
         """Have the next pass read everything back."""
@@ -251,6 +266,9 @@ class Daemon:
         plan_seconds = 0.0
         if "switch" in reasons:  # a bridge or port of ours may have been taken away; reading the replica costs nothing
             parts.reconciler.read_back(self._driver("ovs"), 0, 1)
+        if parts.filtering is not None:
+            parts.filtering.read_back(parts.reconciler, reasons)
+            parts.filtering.follow(snapshot)
         if not unchanged:
             if self._done_with is not None and self._done_with[0].stale and not snapshot.stale:
                 parts.reconciler.need_resync()  # what could not be deleted so far
@@ -282,6 +300,8 @@ class Daemon:
         self._note_wiring(up, report, reasons)
         self._announcements.add(up, snapshot)
         parts.reconciler.verify_written()
+        if parts.filtering is not None and parts.filtering.after_pass(report, parts.reconciler):
+            parts.wake.set("judge")
         if self._observer is not None:
             self._observer.observe_pass(report)
         self._log.items(report.unfinished, report.revision)
@@ -306,6 +326,8 @@ class Daemon:
 
     def _all_problems(self) -> tuple[Problem, ...]:
         problems = (*self._problems, *self._parts.reconciler.clashes())
+        if self._parts.filtering is not None:
+            problems = (*problems, *self._parts.filtering.problems())
         error = self._parts.chooser.file_error
         if error is not None:
             problems = (*problems, Problem("host", "state_dir", error, Actor.OPERATOR))

@@ -23,7 +23,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from agent.core.errors import ApplyError
-from agent.drivers.netlink import RefusedError
+from agent.drivers.refusal import RefusedError
 
 _NETLINK_NETFILTER = 12
 _SUBSYSTEM = 1 << 8  # NFNL_SUBSYS_CTNETLINK

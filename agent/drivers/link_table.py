@@ -22,7 +22,8 @@ from pyroute2.netlink.rtnl.ifinfmsg import IFF_UP, ifinfmsg
 
 from agent.core.errors import ApplyError
 from agent.drivers.devices import Configure, Delete, Device, MakeBridge, MakeVeth, Request
-from agent.drivers.netlink import Message, RefusedError, RouteSocket
+from agent.drivers.netlink import Message, RouteSocket
+from agent.drivers.refusal import RefusedError
 from agent.offload import TxChecksum
 
 _RTEXT_FILTER_SKIP_STATS = 1 << 3  # linux/rtnetlink.h

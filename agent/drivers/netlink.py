@@ -13,7 +13,6 @@ It joins no multicast group, so that changes of others are not queued for it.
 
 from __future__ import annotations
 
-import os
 import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeAlias, TypeVar
@@ -22,6 +21,7 @@ from pyroute2.netlink import NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUE
 from pyroute2.netlink.rtnl.iprsocket import IPRSocket
 
 from agent.core.errors import ApplyError
+from agent.drivers.refusal import RefusedError
 
 _Frozen = TypeVar("_Frozen")
 Message: TypeAlias = Any  # pyroute2 has no types: one of its messages, with header type and flags set
@@ -31,15 +31,6 @@ _RECEIVE_SIZE = 1 << 16  # the kernel makes no larger parts of a dump than 32 Ki
 _TIMEOUT = 10.0  # seconds; the kernel answers at once, but nothing may hang the watchdog
 _DUMP_TRIES = 10
 _KIND = struct.Struct("=4xHH")  # of a netlink header: type and flags
-
-
-class RefusedError(ApplyError):
-    """What the kernel said no to; ``code`` is the errno."""
-
-    def __init__(self, code: int, detail: str | None) -> None:
-        self.code = code
-        text = os.strerror(code)
-        super().__init__(f"{text} ({detail})" if detail and detail != text else text)
 
 
 class RouteSocket:

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The filters' part of the daemon: their drivers, who watches what they made, and what follows from drift."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from agent.command import CommandRunner
+from agent.core.errors import Actor, Problem
+from agent.core.filter_report import RuleCounters
+from agent.core.model import HostName, HostSnapshot
+from agent.core.plan import Driver, WriteOrder
+from agent.core.reconciler import Reconciler
+from agent.core.report import PassReport
+from agent.drivers.bridges import BridgesDriver
+from agent.drivers.conntrack import ConntrackDriver
+from agent.drivers.conntrack_table import ConntrackTable
+from agent.drivers.ipset import IpsetDriver
+from agent.drivers.iptables import IptablesDriver
+from agent.drivers.members import MembersDriver
+from agent.drivers.packet_log import PacketCounts, PacketLog
+from agent.drivers.rule_counters import read_rule_counters
+from agent.drivers.zones import ZonesDriver
+
+# What wakes the loop, and which drivers are read back then.
+DEVICES_CHANGED, RULES_CHANGED = "devices", "rules"
+_READ_BACK: Final[Mapping[str, tuple[str, ...]]] = {
+    DEVICES_CHANGED: ("bridges",),
+    RULES_CHANGED: ("iptables", "zones"),
+}
+ORDERS: Final[Mapping[str, WriteOrder]] = {
+    "iptables": WriteOrder.AT_ONCE,
+    "members": WriteOrder.CLOSING,
+    "conntrack": WriteOrder.LAST,
+}
+# While one of these was not as it should be, something may have passed that must not.
+_GATEKEEPERS: Final = ("bridges", "iptables", "members", "zones")
+LEFTOVERS_EVERY = 60.0  # seconds between two looks for chains of ours in the other iptables
+
+
+class Filtering:
+    """Made once; used by the reconcile thread, except where another is named.
+
+    *backend* is "", nft or legacy; *packet_log* where logged packets go, None for the
+    daemon's log; *wake* is called with a reason from any thread.
+    """
+
+    def __init__(
+        self, host: HostName, run: CommandRunner, backend: str, packet_log: Path | None, wake: Callable[[str], None]
+    ) -> None:
+        table = ConntrackTable()
+        self._run = run
+        self._programs = tuple(f"{program}{backend and '-' + backend}-save" for program in ("iptables", "ip6tables"))
+        self._packet_log = PacketLog(host, packet_log)
+        self._iptables = IptablesDriver(run, backend)
+        self._zones = ZonesDriver(run, table.flush, backend)
+        self._conntrack = ConntrackDriver(table)
+        self.before_flows: tuple[Driver, ...] = (
+            BridgesDriver(),
+            IpsetDriver(run),
+            self._iptables,
+            MembersDriver(run),
+            self._zones,
+        )
+        self.after_flows: tuple[Driver, ...] = (self._conntrack,)
+        self._watches: tuple[Any, ...] = ()
+        del wake
+        self._leftovers: tuple[Problem, ...] = ()
+        self._looked_at: float | None = None
+
+    def start(self) -> None:
+        """Begin to watch; on the main thread."""
+        for watch in self._watches:
+            watch.start()
+
+    def stop(self) -> None:
+        """End watching and logging; on the main thread, after the reconcile thread has ended."""
+        for watch in self._watches:
+            watch.stop()
+        self._packet_log.stop()
+
+    @property
+    def connections_ended(self) -> int:
+        """How many connections were ended because nothing allows them any more."""
+        return self._conntrack.ended
+
+    def packet_counts(self) -> PacketCounts:
+        """Return how many packets were logged; any thread."""
+        return self._packet_log.counts()
+
+    def rule_counters(self) -> RuleCounters:
+        """Read what the rules have counted; any thread.  Raises CommandError."""
+        return read_rule_counters(self._run, [(program, "-c", "-t", "filter") for program in self._programs])
+
+    def follow(self, snapshot: HostSnapshot) -> None:
+        """Log the packets that the groups of *snapshot* want logged."""
+        self._packet_log.follow(snapshot)
+
+    def read_back(self, reconciler: Reconciler, reasons: Collection[str]) -> None:
+        """Read back what others have changed, so that the pass that follows puts it right."""
+        names = {name for reason in reasons for name in _READ_BACK.get(reason, ())}
+        for driver in self.before_flows:
+            if driver.name in names:
+                reconciler.read_back(driver, 0, 1)
+
+    def after_pass(self, report: PassReport, reconciler: Reconciler) -> bool:
+        """Have connections judged anew if a filter was found open; tell whether another pass is due."""
+        drifted = any(done.drifted for name, done in report.operations.items() if name in _GATEKEEPERS)
+        if drifted:
+            self._conntrack.judge_all()
+            reconciler.need_resync([self._conntrack.name], lost=True)
+        return drifted
+
+    def problems(self) -> tuple[Problem, ...]:
+        """Return what operators should know of this host's filters."""
+        limits = tuple(Problem("host", "filters", text, Actor.OPERATOR) for text in self._zones.limits())
+        return (*limits, *self._packet_log.problems(), *self._find_leftovers())
+
+    def _find_leftovers(self) -> tuple[Problem, ...]:
+        now = time.monotonic()
+        if self._looked_at is None or now - self._looked_at > LEFTOVERS_EVERY:
+            self._looked_at = now
+            self._leftovers = self._iptables.foreign_backend_leftovers()
+        return self._leftovers
