@@ -102,8 +102,10 @@ def table(result: Result) -> str:
 
 
 def readable(value: float, unit: str) -> str:
-    """Return *value* as people read it: ms below a second, kB and MB for bytes."""
+    """Return *value* as people read it: ms below a second, us below 0.1 ms, kB and MB for bytes."""
     if unit == SECONDS:
+        if value < 0.0001:
+            return f"{value * 1e6:.2f} us"
         return f"{value:.2f} s" if value >= 1 else f"{value * 1000:.1f} ms"
     if unit == BYTES:
         return f"{value / 1e6:.1f} MB" if abs(value) >= 1e6 else f"{value / 1e3:.1f} kB"

@@ -16,6 +16,8 @@ _MODULES: Mapping[str, str] = {
     "one-port": "bench.one_port",
     "restart": "bench.restart",
     "memory": "bench.memory",
+    "filters": "bench.filters",
+    "filter-cost": "bench.filter_cost",
     "fastpath": "bench.fastpath",
 }
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent.core.naming import COOKIE_OWNER, INTEGRATION_BRIDGE, tap_name
+from agent.core.naming import COOKIE_OWNER, INTEGRATION_BRIDGE, hybrid_bridge_name, hybrid_veth_names, tap_name
 from agent.core.openflow import OPENFLOW_VERSION
 from agent.sandbox.host import SimulatedHost
 from agent.sandbox.ovs import DATAPATH_TYPE
@@ -26,11 +26,12 @@ class Interface:
 
     port: str
     mac: str
+    hybrid: bool = False
 
     @property
     def device(self) -> str:
-        """The device's name, as Nova gives it."""
-        return tap_name(self.port)
+        """The name of the device on ``br-int``, as Nova gives it."""
+        return hybrid_veth_names(self.port)[1] if self.hybrid else tap_name(self.port)
 
 
 class Switch:
@@ -53,7 +54,7 @@ class Switch:
         wait_until("the integration bridge", lambda: INTEGRATION_BRIDGE in run(bridges).split(), TIMEOUT, pause=0.05)
 
     def make_devices(self, interfaces: Iterable[Interface]) -> None:
-        """Make a veth pair for each interface, both ends up and silent.
+        """Make a veth pair for each interface, and what a hybrid plug has besides; all up and silent.
 
         Without IPv6 the devices themselves send nothing: what would otherwise be
         measured is how fast a switch floods 400 router solicitations to 400 ports.
@@ -61,8 +62,9 @@ class Switch:
         run([*self._enter, "sysctl", "-q", "-w", "net.ipv6.conf.default.disable_ipv6=1"])
         lines = []
         for each in interfaces:
-            peer = f"peer{each.device[3:]}"
-            lines += [f"link add {each.device} up type veth peer name {peer}", f"link set {peer} up"]
+            tap, peer = tap_name(each.port), f"peer{each.device[3:]}"
+            lines += [f"link add {tap} up type veth peer name {peer}", f"link set {peer} up"]
+            lines += _hybrid_devices(each, tap) if each.hybrid else []
         run([*self._enter, "ip", "-batch", "-"], stdin="".join(f"{line}\n" for line in lines))
 
     def add_interfaces(self, interfaces: Sequence[Interface]) -> float:
@@ -124,6 +126,18 @@ class Switch:
 
     def _ofctl(self, *words: str, stdin: str = "") -> str:
         return run(["ovs-ofctl", "-O", OPENFLOW_VERSION, *words], stdin=stdin)
+
+
+def _hybrid_devices(interface: Interface, tap: str) -> list[str]:
+    """Return what ``ip -batch`` makes a hybrid plug of, as Nova's os-vif does."""
+    bridge, (qvb, qvo) = hybrid_bridge_name(interface.port), hybrid_veth_names(interface.port)
+    return [
+        f"link add {bridge} up type bridge forward_delay 0 ageing_time 0 mcast_snooping 0",
+        f"link add {qvb} up type veth peer name {qvo}",
+        f"link set {qvo} up",
+        f"link set {tap} master {bridge}",
+        f"link set {qvb} master {bridge}",
+    ]
 
 
 def _mutate_bridge(what: str, ports: Sequence[object]) -> Json:
