@@ -282,7 +282,7 @@ def bridge_mappings(subject: Subject, values: Mapping[str, str]) -> dict[str, st
 
 def group_address(subject: Subject, text: str) -> str:
     """Return an address or prefix of an address group as the store keeps it: a single one without its length."""
-    network = prefix(subject, "addresses:", text)
+    network = prefix(subject, "address", text)
     return str(network.network_address if network.prefixlen == network.max_prefixlen else network)
 
 

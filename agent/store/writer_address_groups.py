@@ -57,7 +57,7 @@ def remove(session: Session, subject: Subject, row: Row, addresses: Iterable[str
     unwanted = _canonical(subject, addresses)
     missing = unwanted - writer_members.addresses(session, row).keys()
     if missing:
-        raise subject.error(f"addresses: {enumerate_names(missing)} is not among them")
+        raise subject.error(f"not among its addresses: {enumerate_names(missing)}")
     _write(session, row, (), unwanted)
 
 

@@ -58,7 +58,7 @@ def _from_itself(row: Row) -> Iterable[RuleFields]:
 
 def change(session: Session, subject: Subject, row: Row, fields: SecurityGroupFields) -> None:
     """Write the given fields; ``rules`` are all rules, of which those stay that are there already."""
-    _check_default(subject, row, fields)
+    _check_project(subject, row, fields)
     columns: dict[str, Column] = {}
     if not isinstance(fields.stateful, Unset) and fields.stateful != row.stateful:
         session.check_later(lambda: _check_unused(session, subject, row, "stateful cannot change while"))
@@ -79,15 +79,18 @@ def change(session: Session, subject: Subject, row: Row, fields: SecurityGroupFi
     session.touched_groups.add(str(row.uuid))
 
 
-def check_rename(subject: Subject, row: Row) -> None:
-    """Raise InputError if the group must keep its name."""
+def check_rename(subject: Subject, row: Row, name: str) -> None:
+    """Raise InputError if the group must keep its name, or cannot have *name*."""
     if row.default_claim:
         raise subject.error(f"the default security group of project {row.project} cannot be renamed")
+    if name == DEFAULT_GROUP and row.project:
+        raise subject.error(f"the name {name} is that of the project's own default security group")
 
 
-def _check_default(subject: Subject, row: Row, fields: SecurityGroupFields) -> None:
-    if row.default_claim and or_default(fields.project, row.project) != row.project:
-        raise subject.error(f"it is the default security group of project {row.project}: it cannot change its project")
+def _check_project(subject: Subject, row: Row, fields: SecurityGroupFields) -> None:
+    """Raise InputError if the group would become, or no longer be, the default group of a project."""
+    if row.name == DEFAULT_GROUP and or_default(fields.project, row.project) != row.project:
+        raise subject.error(f"a security group called {DEFAULT_GROUP} cannot change its project")
 
 
 def delete(session: Session, subject: Subject, row: Row) -> None:

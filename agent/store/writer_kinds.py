@@ -131,7 +131,7 @@ def change(session: Session, kind: Kind[F, R], row: Row, fields: F, name: str | 
     subject = Subject(kind.name, label(row), line)
     if not isinstance(name, Unset) and name != row.name:
         if kind.name == "security_group":
-            writer_groups.check_rename(subject, row)
+            writer_groups.check_rename(subject, row, name)
         if row.name_claim:
             validate.name(kind.name, name, line)
             session.claim(kind.name, row, name, subject)

@@ -104,23 +104,32 @@ def add(
     *ids* are used in order for them and filled up as needed, so that a call that is
     built again makes the same rows.
     """
-    present = {content_of(row).key: row for row in session.rules(group)}
-    added: list[Row] = []
-    for position, rule in enumerate(rules, 1):
-        for content in contents(session, group, position, rule):
-            double = present.get(content.key)
-            if double is not None and refuse_doubles:
-                subject = RuleSubject("security_group", label(group), rule.line, position)
-                raise subject.error(f"the group has this rule already ({double.uuid})")
-            if double is None:
-                if len(ids) == len(added):
-                    ids.append(uuid.uuid4())
-                row = _insert(session, group, content, rule.description, ids[len(added)])
-                added.append(row)
-                present[content.key] = row
-    if added:
+    wanted = [
+        (position, rule, content)
+        for position, rule in enumerate(rules, 1)
+        for content in contents(session, group, position, rule)
+    ]
+    present = _present(session, group, {content.shape.port_range_min for _, _, content in wanted})
+    new: list[Row] = []
+    for position, rule, content in wanted:
+        double = present.get(content.key)
+        if double is not None and refuse_doubles:
+            subject = RuleSubject("security_group", label(group), rule.line, position)
+            raise subject.error(f"the group has this rule already ({double.uuid})")
+        if double is None:
+            if len(ids) == len(new):
+                ids.append(uuid.uuid4())
+            new.append(_insert(session, group, content, rule.description, ids[len(new)]))
+            present[content.key] = new[-1]
+    if new:
         _step(session, group)
-    return tuple(added)
+    return tuple(new)
+
+
+def _present(session: Session, group: Row, ports: set[int | None]) -> dict[Content, Row]:
+    """Return the rules of *group* that begin with one of *ports*: the group may have thousands of others."""
+    rows = (row for row in session.rules(group) if scalar(row, "port_range_min") in ports)
+    return {content_of(row).key: row for row in rows}
 
 
 def added(

@@ -4,22 +4,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from agent.core.errors import InputError
 from agent.store.document import (
+    AddressGroupFields,
     Document,
     Entry,
     FixedIpRequest,
     HostFields,
     NetworkFields,
     PortFields,
+    RuleFields,
+    SecurityGroupFields,
     SubnetFields,
 )
 from agent.store.records import Change, FieldChange
 from agent.store.writer import Writer
+from agent.store.writer_records import rule_text
 from tests.servers import StoreServer
 from tests.store_rows import assert_consistent
 
@@ -234,3 +239,123 @@ def test_a_name_that_several_have_is_refused(writer: Writer) -> None:
         writer.create_network("blue", NetworkFields(type="vxlan"), claim_name=False)
     with pytest.raises(InputError, match="line 2: network blue: 2 networks have this name"):
         writer.apply(EXAMPLE)
+
+
+# Groups
+
+WEB = (
+    RuleFields(direction="ingress", ethertype="IPv4", protocol="tcp", ports="80,443", line=12),
+    RuleFields(direction="ingress", ethertype="IPv4", protocol="tcp", ports=22, remote_address_group="office", line=13),
+    RuleFields(direction="ingress", ethertype="IPv4", remote_group="db", line=14),
+)
+DB = (RuleFields(direction="ingress", ethertype="IPv4", remote_group="web", line=16),)
+FILTERED = Document(
+    networks=NETWORKS[:1],
+    subnets=SUBNETS[:1],
+    ports=(Entry("vm1", PortFields(network="blue", host="host1", security_groups=("web",)), 20),),
+    security_groups=(Entry("web", SecurityGroupFields(rules=WEB), 11), Entry("db", SecurityGroupFields(rules=DB), 15)),
+    address_groups=(Entry("office", AddressGroupFields(addresses=("198.51.100.0/24", "192.0.2.1")), 2),),
+)
+
+
+def rule_ids(writer: Writer, group: str) -> dict[str, str]:
+    return {rule_text(rule): rule.id for rule in writer.list_security_group_rules(group)}
+
+
+def test_groups_that_refer_to_each_other_are_made_at_once(writer: Writer) -> None:
+    planned = writer.difference(FILTERED)
+    written = writer.apply(FILTERED)
+    assert planned == written.result
+    assert verbs(written.result) == [
+        "create address_group office",
+        "create security_group web",
+        "create security_group db",
+        "create network blue",
+        "create subnet blue4",
+        "create port vm1",
+    ]
+    assert rule_ids(writer, "db").keys() == {"ingress IPv4 any protocol from security group web"}
+    assert len(rule_ids(writer, "web")) == 4
+    assert not writer.apply(FILTERED).changed
+
+
+def test_rules_are_compared_by_content(writer: Writer) -> None:
+    writer.apply(FILTERED)
+    before = rule_ids(writer, "web")
+    only_https = replace(WEB[0], ports="443,8443", line=3)
+    changed = Document(
+        security_groups=(Entry("web", SecurityGroupFields(rules=(WEB[2], only_https, WEB[1]), stateful=True)),),
+        address_groups=(Entry("office", AddressGroupFields(addresses=("192.0.2.1", "192.0.2.9"))),),
+    )
+    assert writer.apply(changed).result == (
+        Change("address_group", "office", "change", (FieldChange("addresses", ("198.51.100.0/24",), ("192.0.2.9",)),)),
+        Change(
+            "security_group",
+            "web",
+            "change",
+            (FieldChange("rules", ("ingress IPv4 tcp 80",), ("ingress IPv4 tcp 8443",)),),
+        ),
+    )
+    after = rule_ids(writer, "web")
+    assert {text: after[text] for text in after if text in before} == {
+        text: before[text] for text in before if text != "ingress IPv4 tcp 80"
+    }
+    described = replace(WEB[2], description="from the database")
+    again = Document(security_groups=(Entry("web", SecurityGroupFields(rules=(described, only_https, WEB[1]))),))
+    (change,) = writer.apply(again).result
+    assert [(field.old, field.new) for field in change.fields] == [("", "from the database")]
+    assert rule_ids(writer, "web") == after
+
+
+def test_prune_takes_groups_after_their_users(writer: Writer) -> None:
+    writer.apply(FILTERED, set_name="one")
+    writer.create_security_group("mine", SecurityGroupFields(rules=(replace(WEB[2], line=None),)))
+    rest = Document(networks=NETWORKS[:1], subnets=SUBNETS[:1], security_groups=FILTERED.security_groups[1:])
+    with pytest.raises(InputError, match=r"security_groups\.db rule 1 \(line 16\): remote_group: there is no security"):
+        writer.apply(rest, set_name="one", prune=True)
+    written = writer.apply(Document(networks=NETWORKS[:1], subnets=SUBNETS[:1]), set_name="one", prune=True)
+    assert verbs(written.result) == [
+        "delete port vm1",
+        "delete security_group db",
+        "delete security_group web",
+        "delete address_group office",
+    ]
+    assert [group.name for group in writer.list_security_groups()] == ["mine"]
+    assert writer.list_security_group_rules() == []  # its rule went with the group that it named
+
+
+def test_a_group_in_use_by_others_is_not_pruned(writer: Writer) -> None:
+    writer.apply(FILTERED, set_name="one")
+    writer.create_port("mine", PortFields(network="blue", security_groups=("web",)))
+    with pytest.raises(InputError, match="security group web: it cannot be deleted while it is in use by port mine"):
+        writer.apply(Document(NETWORKS[:1], SUBNETS[:1]), set_name="one", prune=True)
+
+
+@pytest.mark.parametrize(
+    ("rule", "words"),
+    [
+        (RuleFields(direction="ingress", protocol="tcp", ports="90-80", line=7), "ports 90-80 is reversed"),
+        (RuleFields(direction="ingress", protocol="tpc", line=7), "protocol 'tpc' is not one of"),
+        (RuleFields(direction="ingress", remote_group="bd", line=7), "remote_group: there is no security group bd"),
+    ],
+)
+def test_a_wrong_rule_is_named_and_nothing_is_written(writer: Writer, rule: RuleFields, words: str) -> None:
+    groups = (*FILTERED.security_groups, Entry("bad", SecurityGroupFields(rules=(DB[0], rule)), 5))
+    with pytest.raises(InputError, match=rf"^security_groups\.bad rule 2 \(line 7\): {words}"):
+        writer.apply(replace(FILTERED, security_groups=groups))
+    assert writer.revision() == ("", 0)
+
+
+def test_a_file_means_a_projects_default_group_only_by_naming_the_project(writer: Writer) -> None:
+    port = Entry("vm1", PortFields(network="blue", project="p"))
+    written = writer.apply(Document(networks=NETWORKS[:1], ports=(port,)))
+    assert verbs(written.result) == ["create network blue", "create security_group default", "create port vm1"]
+    plain = Entry("default", SecurityGroupFields(rules=DB[:0]))
+    of_project = Entry("default", SecurityGroupFields(project="p", rules=WEB[:1]))
+    assert verbs(writer.apply(Document(security_groups=(plain,))).result) == ["create security_group default"]
+    assert verbs(writer.apply(Document(security_groups=(of_project,))).result) == ["change security_group default"]
+    shown = {group.project: (group.default, len(group.rules)) for group in writer.list_security_groups()}
+    assert shown == {"": (False, 0), "p": (True, 2)}
+    of_other = Document(security_groups=(Entry("default", SecurityGroupFields(project="q", rules=())),))
+    writer.apply(of_other, set_name="one")
+    assert writer.apply(Document(), set_name="one", prune=True).result == ()  # a project keeps its default group

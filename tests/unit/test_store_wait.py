@@ -17,9 +17,18 @@ import pytest
 from agent.core.errors import StoreError
 from agent.core.model import HostName, HostSnapshot, Network, NetworkId, NetworkType, Port, PortId, SwitchView
 from agent.port_states import PortFacts, port_states
-from agent.store.document import HostFields, NetworkFields, PortFields
+from agent.store.document import (
+    AddressGroupFields,
+    HostFields,
+    NetworkFields,
+    PortFields,
+    RuleFields,
+    SecurityGroupFields,
+    SubnetFields,
+)
 from agent.store.records import PortFailure
 from agent.store.writer import Writer
+from agent.store.writer_wait import concerned_ports
 from tests.servers import StoreServer
 
 
@@ -249,3 +258,49 @@ def test_a_call_that_changes_nothing_still_waits_for_the_host_of_the_port(server
     assert writer.wait_applied(written, timeout=0).missing == ("host1",)
     FakeAgent(server, writer, "host1").applied(written.revision)
     assert writer.wait_applied(written, timeout=10).missing == ()
+
+
+def test_a_group_concerns_the_hosts_of_its_ports(writer: Writer) -> None:
+    writer.create_security_group("web", SecurityGroupFields())
+    port = writer.set_port("vm1", PortFields(security_groups=("web",))).result
+    ssh = RuleFields(direction="ingress", protocol="tcp", ports=22)
+    written = writer.add_security_group_rules("web", (ssh,))
+    assert writer.wait_applied(written, timeout=0).missing == ("host1",)
+    again = writer.add_security_group_rules("web", (ssh,))
+    assert not again.changed
+    assert writer.wait_applied(again, timeout=0).missing == ("host1",)
+    written_rule = writer.remove_security_group_rule(written.result[0].id)
+    assert writer.wait_applied(written_rule, timeout=0).missing == ("host1",)
+    logged = writer.set_security_group("web", SecurityGroupFields(log=("drop",)))
+    assert writer.wait_applied(logged, timeout=0).missing == ("host1",)
+    assert writer.read(lambda view: concerned_ports(view, logged)) == {port.id}
+
+
+def test_a_member_more_concerns_the_hosts_where_rules_name_its_group(writer: Writer) -> None:
+    writer.create_subnet("red4", SubnetFields(network="red", cidr="10.0.0.0/24"))
+    writer.create_security_group("db", SecurityGroupFields(rules=()))
+    rules = (RuleFields(direction="ingress", remote_group="db"),)
+    writer.create_security_group("web", SecurityGroupFields(rules=rules))
+    writer.set_port("vm1", PortFields(security_groups=("web",)))
+    written = writer.create_port("vm4", PortFields(network="red", host="host3", security_groups=("db",)))
+    assert writer.wait_applied(written, timeout=0).missing == ("host1", "host3")
+    written = writer.set_port("vm4", PortFields(admin_state_up=False))  # its addresses stay
+    assert writer.wait_applied(written, timeout=0).missing == ("host3",)
+    assert writer.wait_applied(writer.delete_port("vm4"), timeout=0).missing == ("host1", "host3")
+
+
+def test_an_address_group_concerns_the_hosts_where_rules_name_it(writer: Writer) -> None:
+    writer.create_address_group("office", AddressGroupFields())
+    rules = (RuleFields(direction="ingress", remote_address_group="office"),)
+    writer.create_security_group("web", SecurityGroupFields(rules=rules))
+    writer.set_port("vm2", PortFields(security_groups=("web",)))
+    written = writer.add_addresses("office", ("192.0.2.1",))
+    assert writer.wait_applied(written, timeout=0).missing == ("host2",)
+
+
+def test_deleting_a_group_concerns_the_hosts_where_it_was_named(writer: Writer) -> None:
+    writer.create_security_group("db", SecurityGroupFields(rules=()))
+    rules = (RuleFields(direction="ingress", remote_group="db"),)
+    writer.create_security_group("web", SecurityGroupFields(rules=rules))
+    writer.set_port("vm2", PortFields(security_groups=("web",)))
+    assert writer.wait_applied(writer.delete_security_group("db"), timeout=0).missing == ("host2",)

@@ -14,7 +14,15 @@ from threading import Barrier
 import pytest
 
 from agent.core.errors import InputError
-from agent.store.document import FixedIpRequest, NetworkFields, PortFields, SubnetFields
+from agent.store.document import (
+    AddressGroupFields,
+    FixedIpRequest,
+    NetworkFields,
+    PortFields,
+    RuleFields,
+    SecurityGroupFields,
+    SubnetFields,
+)
 from agent.store.writer import Writer
 from tests.servers import StoreServer
 from tests.store_rows import assert_consistent
@@ -231,3 +239,86 @@ def test_writers_in_processes_of_their_own_and_threads_that_share_one(
     assert present.revision()[1] == 2 + 3 * 2 * 15 + 40
     assert len({port.fixed_ips[0].address for port in present.list_ports()}) == 3 * 15 + 40
     assert_consistent(present)
+
+
+def test_no_member_is_lost_while_many_write_ports_of_one_group(
+    writers: list[Writer], now: Callable[[], Writer]
+) -> None:
+    each = 8
+    writers[0].create_network("blue", NetworkFields(type="vxlan"))
+    writers[0].create_subnet("blue4", SubnetFields(network="blue", cidr="10.0.0.0/24"))
+
+    def work(writer: Writer, number: int) -> None:
+        for i in range(each):  # the first makes the project's default group
+            writer.create_port(f"vm-{number}-{i}", PortFields(network="blue", project="p"))
+        writer.set_port(f"vm-{number}-0", PortFields(security_groups=()))
+        writer.delete_port(f"vm-{number}-1")
+
+    assert at_once(writers, work) == []
+    present = now()
+    assert [group.project for group in present.list_security_groups()] == ["p"]
+    told = present.read(
+        lambda view: Counter(
+            address for row in view.rows("Address_Chunk") for address in Counter(row.addresses).elements()
+        )
+    )
+    ports = [port for port in present.list_ports() if port.security_groups]
+    assert sorted(told) == sorted(fixed_ip.address for port in ports for fixed_ip in port.fixed_ips)
+
+
+def test_of_rules_that_many_set_those_of_one_are_left(writers: list[Writer], now: Callable[[], Writer]) -> None:
+    writers[0].create_security_group("web", SecurityGroupFields(rules=()))
+
+    def rule(port: int) -> RuleFields:
+        return RuleFields(direction="ingress", ethertype="IPv4", protocol="tcp", ports=port)
+
+    def work(writer: Writer, number: int) -> None:
+        for _ in range(5):
+            writer.set_security_group("web", SecurityGroupFields(rules=(rule(1), rule(10 + number), rule(20 + number))))
+
+    assert at_once(writers, work) == []
+    ports = [rule.port_range_min for rule in now().list_security_group_rules("web")]
+    assert ports == [1, ports[1], (ports[1] or 0) + 10]
+
+
+def test_a_rule_that_many_add_is_there_once(writers: list[Writer], now: Callable[[], Writer]) -> None:
+    writers[0].create_security_group("web", SecurityGroupFields(rules=()))
+    rule = RuleFields(direction="ingress", protocol="tcp", ports="80-90")
+    errors = at_once(writers, lambda writer, _: writer.add_security_group_rule("web", rule))
+    assert len(errors) == len(writers) - 1
+    assert "the group has this rule already" in str(errors[0])
+    assert len(now().list_security_group_rules("web")) == 2
+
+
+def test_the_addresses_that_many_set_are_those_of_one(writers: list[Writer], now: Callable[[], Writer]) -> None:
+    many = tuple(f"10.1.{n // 250}.{n % 250}" for n in range(600))
+    writers[0].create_address_group("office", AddressGroupFields(addresses=many[:200]))
+
+    def work(writer: Writer, number: int) -> None:
+        addresses = (*many[number * 10 : 300 + number * 60], f"10.2.0.{number}")
+        writer.set_address_group("office", AddressGroupFields(addresses=addresses))
+
+    assert at_once(writers, work) == []
+    left = now().get_address_group("office").addresses
+    number = int(left[-1].rpartition(".")[2])
+    assert set(left) == {*many[number * 10 : 300 + number * 60], f"10.2.0.{number}"}
+
+
+def test_a_group_is_given_to_a_port_or_deleted(writers: list[Writer], now: Callable[[], Writer]) -> None:
+    writers[0].create_network("blue", NetworkFields(type="vxlan"))
+    for n in range(WRITERS):
+        writers[0].create_security_group(f"web{n}", SecurityGroupFields())
+
+    def work(writer: Writer, number: int) -> None:
+        group = f"web{number // 2}"
+        if number % 2:
+            writer.create_port(f"vm{number}", PortFields(network="blue", security_groups=(group,)))
+        else:
+            writer.delete_security_group(group)
+
+    errors = at_once(writers, work)
+    present = now()
+    used = {name for port in present.list_ports() for name in port.security_groups or ()}
+    left = {group.name for group in present.list_security_groups()} - {f"web{n}" for n in range(WRITERS // 2, WRITERS)}
+    assert used == left
+    assert len(errors) == WRITERS // 2
