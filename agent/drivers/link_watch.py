@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Notice at once when a device of a hybrid plug comes, goes, or is changed.
+
+The kernel tells every change of every link (rtnetlink(7), RTNLGRP_LINK); only those
+count that touch the name, the bridge or the filter flags of devices called as os-vif
+calls them, so that a link that goes up and down wakes nobody.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import select
+import socket
+import struct
+import threading
+from collections.abc import Callable
+
+from agent.drivers.bridges_netlink import Device, parse_device
+
+LOG = logging.getLogger(__name__)
+
+PREFIXES = ("qbr", "qvb", "qvo", "tap")
+
+_RTMGRP_LINK = 1
+_RTM_NEWLINK, _RTM_DELLINK = 16, 17
+_AF_BRIDGE = 7
+_HEADER = struct.Struct("=IHHII")  # length, type, flags, sequence, port
+_RECEIVE_SIZE = 1 << 16
+_BUFFER = 1 << 20  # bytes; a plug of many ports at once fits
+_BUNDLES = 64  # datagrams read before somebody is told
+
+
+class LinkWatch:
+    """Watch the namespace in which it is started, on a thread of its own.
+
+    *on_change* is called once for all that has come together; it runs on the watch's
+    thread and must not block.  It is called, too, when the kernel had more to tell than
+    could be taken.
+    """
+
+    def __init__(self, on_change: Callable[[], None]) -> None:
+        self._on_change = on_change
+        self._stop_read, self._stop_write = os.pipe()
+        self._known: dict[int, Device] = {}
+        self._socket: socket.socket | None = None
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Start watching; from its return on nothing is missed.  Says in the log if there is nothing to watch."""
+        try:
+            self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)
+            self._socket.bind((0, _RTMGRP_LINK))
+            self._socket.setblocking(False)
+        except OSError as err:
+            LOG.warning("changes of network devices are not noticed at once: %s", err.strerror or err)
+            return
+        self._thread = threading.Thread(target=self._run, args=(self._socket,), name="link-watch", daemon=True)
+        self._thread.start()
+
+    def stop(self, timeout: float = 5.0) -> None:
+        """End the thread and close the socket."""
+        os.write(self._stop_write, b"x")
+        if self._thread is not None:
+            self._thread.join(timeout)
+        if self._socket is not None:
+            self._socket.close()
+
+    def _run(self, kernel: socket.socket) -> None:
+        poller = select.poll()
+        poller.register(self._stop_read, select.POLLIN)
+        poller.register(kernel, select.POLLIN)
+        while not any(descriptor == self._stop_read for descriptor, _ in poller.poll()):
+            if self._drain(kernel):
+                self._on_change()
+
+    def _drain(self, kernel: socket.socket) -> bool:
+        """Read what has come; return whether it matters."""
+        matters = False
+        for _ in range(_BUNDLES):
+            try:
+                data = kernel.recv(_RECEIVE_SIZE)
+            except BlockingIOError:
+                break
+            except OSError as err:
+                if err.errno != errno.ENOBUFS:
+                    LOG.warning("a change of network devices was missed: %s", err.strerror or err)
+                self._known.clear()
+                matters = True
+                continue
+            matters |= self._read(data)
+        return matters
+
+    def _read(self, data: bytes) -> bool:
+        matters, offset = False, 0
+        while offset + _HEADER.size < len(data):
+            length, kind, *_ = _HEADER.unpack_from(data, offset)
+            message = data[offset + _HEADER.size : offset + length]
+            # The bridge family tells the state of ports; what port is in what bridge the other messages tell as well.
+            if kind in (_RTM_NEWLINK, _RTM_DELLINK) and message[0] != _AF_BRIDGE:
+                matters |= self._note(parse_device(message), gone=kind == _RTM_DELLINK)
+            offset += (length + 3) & ~3
+        return matters
+
+    def _note(self, device: Device, *, gone: bool) -> bool:
+        """Remember *device*; return whether it is another than before."""
+        before = self._known.get(device.index)
+        if gone:
+            self._known.pop(device.index, None)
+        elif device.name.startswith(PREFIXES):
+            self._known[device.index] = device
+        elif before is not None:
+            del self._known[device.index]  # renamed
+        return _concerns(before, device) and (gone or before != device)
+
+
+def _concerns(*devices: Device | None) -> bool:
+    return any(device is not None and device.name.startswith(PREFIXES) for device in devices)
