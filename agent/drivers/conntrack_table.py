@@ -176,6 +176,11 @@ def _attribute(kind: int, value: bytes) -> bytes:
 def _deletion(connection: Connection) -> tuple[int, bytes]:
     """Return family and attributes of the request that ends *connection* and nothing else."""
     _check_zone(connection.zone)
+    key = connection.key
+    length, kind = _ATTRIBUTE.unpack_from(key) if key else (0, 0)
+    named = _ZONE_HEADER + _U16.pack(connection.zone) + b"\0\0" + _ID_HEADER
+    if kind & ~_NESTED_BITS != _TUPLE_ORIG or key[length:-4] != named:
+        raise ValueError("a connection is ended as it was read, with its tuple, its zone and its id")
     family = socket.AF_INET if connection.family == 4 else socket.AF_INET6
     return family, connection.key
 
