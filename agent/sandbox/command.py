@@ -102,7 +102,9 @@ def _bring_up(sandbox: Sandbox, document: Document) -> int:
         raise
     for port in done.ports:
         addresses = ", ".join(fixed_ip.address for fixed_ip in port.fixed_ips) or "no address"
-        write_line(f"instance {port.name} on {port.host}: network {port.network_name}, {addresses}")
+        groups = port.security_groups
+        filtered = "" if groups is None else f", security groups: {', '.join(groups) or 'none'}"
+        write_line(f"instance {port.name} on {port.host}: network {port.network_name}, {addresses}{filtered}")
     for name in done.elsewhere:
         complain(f"port {name}: its host is not in this sandbox, so there is no instance of it")
     for name, why in done.failures.items():

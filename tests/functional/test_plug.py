@@ -11,7 +11,6 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 import threading
 import time
 import uuid
@@ -21,6 +20,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.cli.main import main
 from agent.cli.namespace import inside
 from agent.cli.plug_devices import NETNS_FOLDER, Plug, PortView
 from agent.cli.plug_many import plug, plug_many, unplug
@@ -376,21 +376,17 @@ def test_one_bad_port_of_many_hinders_no_other(lab: Lab) -> None:
     assert transfer(good[0].netns, good[4].netns, "10.0.0.1") == BIG
 
 
-def test_the_command_plugs_what_the_store_says_and_refuses_what_belongs_elsewhere(lab: Lab) -> None:
+def test_the_command_plugs_what_the_store_says_and_refuses_what_belongs_elsewhere(
+    lab: Lab, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OVS_RUNDIR", str(lab.folder))
+
     def hostplane(*words: str) -> subprocess.CompletedProcess[str]:
-        command = [
-            sys.executable,
-            "-m",
-            "agent.cli.main",
-            "--store",
-            server.address,
-            "--socket",
-            "/nonexistent",
-            *words,
-        ]
-        enter = ["nsenter", f"--net={NETNS_FOLDER / lab.name}", "--"]
-        environment = {**os.environ, "OVS_RUNDIR": str(lab.folder)}
-        return subprocess.run([*enter, *command], capture_output=True, text=True, timeout=30, env=environment)
+        capsys.readouterr()
+        with lab.on_host():
+            status = main(["--store", server.address, "--socket", "/nonexistent", *words])
+        printed = capsys.readouterr()
+        return subprocess.CompletedProcess(words, status, printed.out, printed.err)
 
     one, two = lab.namespace("one"), lab.namespace("two")
     with StoreServer(lab.folder) as server:
