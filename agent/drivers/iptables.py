@@ -96,15 +96,19 @@ class IptablesDriver:
                 problems.append(Problem("filters", "iptables_backend", text, Actor.OPERATOR))
         return tuple(problems)
 
+    def used_backend(self) -> str:
+        """Return ``nft`` or ``legacy``, "" if that cannot be known."""
+        if self._backend:
+            return self._backend
+        try:
+            return "nft" if "nf_tables" in self._run((PROGRAMS[4], "--version")) else "legacy"
+        except CommandError:
+            return ""
+
     def _other_backend(self) -> str:
         """Return the backend that is not in use, "" if that cannot be known."""
-        used = self._backend
-        if not used:
-            try:
-                used = "nft" if "nf_tables" in self._run((PROGRAMS[4], "--version")) else "legacy"
-            except CommandError:
-                return ""
-        return next(backend for backend in BACKENDS if backend != used)
+        used = self.used_backend()
+        return next((backend for backend in BACKENDS if used and backend != used), "")
 
 
 def _of_family(delta: Delta, family: int) -> Delta:

@@ -167,8 +167,8 @@ def _parse(rule: str) -> tuple[_Part, list[_Part], _Part]:
             header.options.append(_Option(flag, [] if flag == "-f" else [next(words, "")], negated))
             part = header if flag == "-p" else part
         elif word.startswith("-"):
-            if part is header:  # "-p tcp --dport 80" loads the match by itself
-                part = _Part("-m", _protocol_match(header))
+            if part is header and (name := _protocol_match(header)):  # "-p tcp --dport 80" loads the match by itself
+                part = _Part("-m", name)
                 matches.append(part)
             part.options.append(_Option(word, [], negated))
         elif part.options:
