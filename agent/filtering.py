@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from agent.command import CommandRunner
 from agent.core.errors import Actor, Problem
@@ -20,7 +21,9 @@ from agent.drivers.conntrack import ConntrackDriver
 from agent.drivers.conntrack_table import ConntrackTable
 from agent.drivers.ipset import IpsetDriver
 from agent.drivers.iptables import IptablesDriver
+from agent.drivers.link_watch import LinkWatch
 from agent.drivers.members import MembersDriver
+from agent.drivers.nft_watch import LegacyWatch, NftWatch
 from agent.drivers.packet_log import PacketCounts, PacketLog
 from agent.drivers.rule_counters import read_rule_counters
 from agent.drivers.zones import ZonesDriver
@@ -66,13 +69,19 @@ class Filtering:
             self._zones,
         )
         self.after_flows: tuple[Driver, ...] = (self._conntrack,)
-        self._watches: tuple[Any, ...] = ()
-        del wake
+        rules_changed = partial(wake, RULES_CHANGED)
+        self._watches: list[LinkWatch | NftWatch | LegacyWatch] = [
+            LinkWatch(partial(wake, DEVICES_CHANGED)),
+            NftWatch(rules_changed, lambda pid, _: run.started(pid)),
+        ]
+        self._legacy = LegacyWatch(rules_changed)
         self._leftovers: tuple[Problem, ...] = ()
         self._looked_at: float | None = None
 
     def start(self) -> None:
         """Begin to watch; on the main thread."""
+        if self._iptables.used_backend() == "legacy":  # only then: to look at these tables is to make them
+            self._watches.append(self._legacy)
         for watch in self._watches:
             watch.start()
 
@@ -108,6 +117,8 @@ class Filtering:
 
     def after_pass(self, report: PassReport, reconciler: Reconciler) -> bool:
         """Have connections judged anew if a filter was found open; tell whether another pass is due."""
+        if self._legacy in self._watches and "iptables" in report.operations:
+            self._legacy.note()
         drifted = any(done.drifted for name, done in report.operations.items() if name in _GATEKEEPERS)
         if drifted:
             self._conntrack.judge_all()
