@@ -110,6 +110,29 @@ def test_group_and_directories_are_ones_that_systemd_can_make(tmp_path):
     assert paths == ["/run/hostplane", "/var/lib/hostplane"]
 
 
+def test_modules_and_settings_are_installed_where_they_are_read_at_boot(tmp_path):
+    run(SYSTEMD / "install", "--bindir", "/usr/bin", "--destdir", tmp_path)
+    modules = (tmp_path / "etc/modules-load.d/hostplane.conf").read_text().splitlines()
+    assert {"br_netfilter", "nf_conntrack", "ip_set"} <= set(modules)
+    assert all(re.fullmatch(r"#.*|[a-z0-9_]+", line) for line in modules)  # modules-load.d(5): a name a line
+
+    settings = [
+        line for line in (tmp_path / "etc/sysctl.d/60-hostplane.conf").read_text().splitlines() if line[0] != "#"
+    ]
+    assert {line.partition(" = ")[0].removeprefix("-net.bridge.bridge-nf-"): line[-1] for line in settings} == {
+        "call-iptables": "1",
+        "call-ip6tables": "1",
+        "filter-vlan-tagged": "0",
+        "filter-pppoe-tagged": "0",
+    }
+
+
+def test_what_filters_need_is_not_refused_by_the_unit():
+    unit = service(SYSTEMD / UNITS[0])
+    assert {"CAP_NET_ADMIN", "CAP_NET_RAW"} <= set(unit["CapabilityBoundingSet"].split())
+    assert {"AF_NETLINK", "AF_INET", "AF_INET6"} <= set(unit["RestrictAddressFamilies"].split())  # raw ones for legacy
+
+
 def test_the_configuration_of_an_operator_survives_an_update(tmp_path):
     file = tmp_path / "etc/hostplane/hostplane.conf"
     file.parent.mkdir(parents=True)
