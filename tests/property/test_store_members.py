@@ -23,6 +23,7 @@ from agent.store.document import (
     PortFields,
     SecurityGroupFields,
     SubnetFields,
+    Unset,
 )
 from agent.store.writer import Writer
 from tests.servers import StoreServer
@@ -43,7 +44,12 @@ group_lists = st.one_of(st.none(), st.lists(st.sampled_from(GROUPS), unique=True
 @st.composite
 def port_fields(draw: st.DrawFn, name: str, new: bool) -> PortFields:
     groups = draw(group_lists) if new else draw(st.one_of(st.just(UNSET), group_lists))
-    wishes = (UNSET, (), (FixedIpRequest("10.0.0.3"),), (FixedIpRequest("10.0.0.4"),))
+    wishes: tuple[tuple[FixedIpRequest, ...] | Unset, ...] = (
+        UNSET,
+        (),
+        (FixedIpRequest("10.0.0.3"),),
+        (FixedIpRequest("10.0.0.4"),),
+    )
     return PortFields(
         network=name.split("-")[0] if new else UNSET,
         fixed_ips=draw(st.sampled_from(wishes)),
