@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import ipaddress
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.core.items import GroupRules, ZoneFilter
@@ -20,6 +20,10 @@ from tests.golden.host_states import Clock
 
 EGRESS, INGRESS = 1, 2  # marks
 TCP, UDP, GRE = 6, 17, 47
+
+
+# What is drawn here is large: fewer examples than usual, of the profile's number.
+FEWER = settings(max_examples=settings.default.max_examples // 3)
 
 
 # The oracle.
@@ -143,6 +147,7 @@ def item_sets(draw) -> dict[str, Value]:
     return items
 
 
+@FEWER
 @given(item_sets(), st.sets(connections(), max_size=15))
 def test_what_the_rules_do_not_allow_is_ended_and_nothing_else(items, found):
     others = {one._replace(zone=zone) for one in found for zone in (0, 7)}
@@ -154,6 +159,7 @@ def test_what_the_rules_do_not_allow_is_ended_and_nothing_else(items, found):
     assert driver.ended == len(found) + len(others) - len(table.connections)
 
 
+@FEWER
 @given(
     st.lists(st.tuples(item_sets(), st.sets(connections(), max_size=6), st.integers(0, 2)), min_size=1, max_size=4),
     st.data(),
