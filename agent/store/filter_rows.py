@@ -20,6 +20,7 @@ from agent.core.model import (
     SecurityGroupId,
     SecurityGroupRule,
 )
+from agent.store import rows
 from agent.store.rows import RowError, many, one, optional, shared
 
 PROTOCOLS_WITH_PORTS = frozenset((6, 17, 33, 132, 136))  # TCP, UDP, DCCP, SCTP, UDP-Lite
@@ -134,20 +135,19 @@ def _check_ports(protocol: int | None, first: int | None, last: int | None) -> N
 
 
 def _prefix(text: str, version: int) -> str:
-    try:
-        network = ipaddress.ip_network(text, strict=False)
-    except ValueError as err:
-        raise RowError("remote_ip_prefix", f"{err}") from None
-    if network.version != version:
+    cidr = rows.prefix("remote_ip_prefix", text)
+    if (6 if ":" in cidr else 4) != version:
         raise RowError("remote_ip_prefix", f"{text} in a rule for IPv{version}")
-    return str(network)
+    return cidr
 
 
 def _canonical(text: str) -> str | None:
     """Return an address without prefix length, else a CIDR; None if *text* is neither."""
+    if "%" in text:
+        return None  # a zone: ip_network would keep whatever stands behind it
     try:
         if "/" not in text:
-            return str(ipaddress.ip_address(text)) if "%" not in text else None
+            return str(ipaddress.ip_address(text))
         network = ipaddress.ip_network(text, strict=False)
     except ValueError:
         return None

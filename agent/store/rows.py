@@ -100,16 +100,13 @@ def network(row: Any) -> Network:
 
 def subnet(row: Any) -> Subnet:
     """Freeze a Subnet row."""
-    try:
-        cidr = ipaddress.ip_network(one(row, "cidr"))
-    except ValueError as err:
-        raise RowError("cidr", f"{err}") from None
+    cidr = prefix("cidr", one(row, "cidr"), strict=True)
     gateway = optional(row, "gateway_ip")
     return Subnet(
         id=SubnetId(str(row.uuid)),
         name=one(row, "name"),
         network=NetworkId(shared(one(row, "network"))),
-        cidr=str(cidr),
+        cidr=cidr,
         gateway=None if gateway is None else _address("gateway_ip", gateway),
         ipv6_address_mode=optional(row, "ipv6_address_mode"),
         ipv6_ra_mode=optional(row, "ipv6_ra_mode"),
@@ -184,12 +181,20 @@ def _address(column: str, text: str) -> str:
     return str(address)
 
 
+def prefix(column: str, text: str, *, strict: bool = False) -> str:
+    """Return a canonical CIDR; *strict* refuses bits beyond the prefix length."""
+    if "%" in text:  # ip_network would keep whatever stands behind it
+        raise RowError(column, f"{text!r} has a zone; a prefix of the store has none")
+    try:
+        return str(ipaddress.ip_network(text, strict=strict))
+    except ValueError as err:
+        raise RowError(column, f"{err}") from None
+
+
 def _address_pair(text: str, port_mac: str) -> AddressPair:
     cidr, *mac = text.split()
     if len(mac) > 1:
         raise RowError("allowed_address_pairs", f"{text!r} is not 'CIDR' or 'CIDR MAC'")
-    try:
-        prefix = ipaddress.ip_network(cidr, strict=False)
-    except ValueError as err:
-        raise RowError("allowed_address_pairs", f"{err}") from None
-    return AddressPair(str(prefix), _mac("allowed_address_pairs", mac[0]) if mac else port_mac)
+    return AddressPair(
+        prefix("allowed_address_pairs", cidr), _mac("allowed_address_pairs", mac[0]) if mac else port_mac
+    )

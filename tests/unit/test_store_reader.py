@@ -207,7 +207,7 @@ def test_every_kind_of_bad_row_disables_only_itself(server, writer, follow):
     for table, key, column, value in (
         ("Network", broken.network, "segmentation_id", ["set", []]),
         ("Subnet", subnet.id, "cidr", "10.0.0.0/33"),
-        ("Port", broken.id, "allowed_address_pairs", ["set", ["nonsense"]]),
+        ("Port", broken.id, "allowed_address_pairs", ["set", ["fe80::1%x,actions=NORMAL/64"]]),
         ("Host", writer.get_host("host9").id, "tunnel_address", "nowhere"),
     ):
         where = [["_uuid", "==", ["uuid", key]]]

@@ -290,6 +290,7 @@ BAD_RULES: list[tuple[Operation, str, str]] = [
     ({"remote_ip_prefix": "2001:db8::/32"}, "remote_ip_prefix", "IPv4"),
     ({"remote_ip_prefix": "10.0.0.0/33"}, "remote_ip_prefix", "10.0.0.0/33"),
     ({"remote_ip_prefix": "everybody"}, "remote_ip_prefix", "everybody"),
+    ({"ethertype": "IPv6", "remote_ip_prefix": "fe80::1%x -j ACCEPT/64"}, "remote_ip_prefix", "zone"),
 ]
 
 
@@ -407,3 +408,20 @@ def test_a_group_that_refers_to_what_has_no_addresses_is_whole(store, reader):
     assert snapshot.security_groups[web].rules[0].remote_owner == office
     assert dict(snapshot.address_chunks) == {}
     assert uuid.UUID(office)
+
+
+def test_after_the_store_was_away_everything_is_there_again_and_what_was_missed(store, server, reader):
+    web = store.group("web")
+    gone = store.rule(web, remote_group=ref(web))
+    store.members(web, "", "10.0.0.3")
+    store.port("p", web)
+    before = until(reader, lambda s: s.address_chunks)
+    server.stop()
+    server.start()
+    store.delete("Security_Group_Rule", gone)
+    store.rule(web, protocol=6)
+    store.rule(web, remote_group=ref(web), protocol=6)
+    snapshot = until(reader, lambda s: s.revision == before.revision + 3)
+    assert len(snapshot.security_groups[web].rules) == 2
+    assert snapshot.address_chunks == before.address_chunks
+    assert not snapshot.problems
