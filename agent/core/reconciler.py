@@ -23,8 +23,8 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from agent.core.desired import Desired, Former, Touched
+from agent.core.diff import differences, make_delta, owners_of
 from agent.core.errors import AgentError, ApplyError, CommandError, Problem, StoreError, VerifyError
-from agent.core.naming import owner_hash
 from agent.core.plan import Delta, Driver, ItemRef, Key, ObjectId, Plan, SlicedDriver, Value, WriteOrder
 from agent.core.report import ItemState, ObjectStatus, Operations, PassReport
 from agent.core.retry import Backoff
@@ -152,7 +152,7 @@ class Reconciler:
             operations=work.operations,
             unfinished=self.unfinished(),
         )
-        self._written = {name: _owners_of(delta, touched.get(name, {})) for name, delta in work.deltas.items() if delta}
+        self._written = {name: owners_of(delta, touched.get(name, {})) for name, delta in work.deltas.items() if delta}
         return report
 
     def preview(self, plan: Plan) -> dict[str, Delta]:
@@ -165,7 +165,7 @@ class Reconciler:
         deltas = {}
         for driver in self._drivers:
             actual = driver.observe()
-            deltas[driver.name] = _delta(driver.name, wanted, _differences(driver.name, wanted, actual), sweep=True)
+            deltas[driver.name] = make_delta(driver.name, wanted, differences(driver.name, wanted, actual), sweep=True)
             self._progress()
         return {name: delta for name, delta in deltas.items() if delta}
 
@@ -212,7 +212,7 @@ class Reconciler:
             self._lose(driver.name, err)
             return 0
         drifted = 0
-        for key in _differences(driver.name, self._desired, actual, index, of):
+        for key in differences(driver.name, self._desired, actual, index, of):
             ref = ItemRef(driver.name, key)
             if ref not in self._open and (self._sweeps or self._desired.owner(ref) is not None):
                 self._drift(ref, actual.get(key))
@@ -239,7 +239,7 @@ class Reconciler:
                 work.operations[name] = Operations(failed=1, failures={"unreadable": 1})
                 continue
             drifted = sum(1 for key in differing if key not in changed and self._has_drifted(ItemRef(name, key)))
-            work.deltas[name] = _delta(name, self._desired, differing, sweep=sweep)
+            work.deltas[name] = make_delta(name, self._desired, differing, sweep=sweep)
             work.operations[name] = Operations(drifted=drifted, read_seconds=self._monotonic() - begun)
             self._read_once.add(name)
             self._progress()
@@ -248,7 +248,7 @@ class Reconciler:
     def _read_whole(self, driver: Driver) -> dict[Key, Value | None]:
         """Read back everything; return key -> present value of what is not as desired."""
         name = driver.name
-        differing = _differences(name, self._desired, driver.observe())
+        differing = differences(name, self._desired, driver.observe())
         for ref in [ref for ref in self._open if ref.driver == name and ref.key not in differing]:
             self._done(ref)
         self._unread.discard(name)
@@ -354,12 +354,26 @@ class Reconciler:
         return last if last and self._still_to_go() is not None else frozenset()
 
     def _gate(self, name: str, delta: Delta) -> Delta:
-        """Take out of *delta* what must wait for something that has failed."""
+        """Take out of *delta* what must wait for something that has failed.
+
+        What is written in the same batch is no reason to wait, unless it waits itself.
+        """
+        refs = [ItemRef(name, key) for key in (*delta.creates, *delta.updates)]
+        gated = [ref for ref in refs if self._desired.requires(ref)]
         blocked: dict[Key, ItemRef] = {}
-        for key in (*delta.creates, *delta.updates):
-            required = self._missing_requirement(ItemRef(name, key))
-            if required is not None:
-                blocked[key] = required
+
+        def is_written(required: ItemRef) -> bool:
+            key = required.key
+            return required.driver == name and key not in blocked and (key in delta.creates or key in delta.updates)
+
+        again = True
+        while again:  # until nothing more waits for what waits
+            again = False
+            for ref in gated:
+                required = self._missing_requirement(ref, is_written) if ref.key not in blocked else None
+                if required is not None:
+                    blocked[ref.key] = required
+                    again = True
         if not blocked:
             return delta
         for key, required in blocked.items():
@@ -371,8 +385,13 @@ class Reconciler:
             delta.owners,
         )
 
-    def _missing_requirement(self, ref: ItemRef) -> ItemRef | None:
+    def _missing_requirement(
+        self, ref: ItemRef, is_written: Callable[[ItemRef], bool] = lambda _: False
+    ) -> ItemRef | None:
+        """Return what *ref* has to wait for, None if for nothing; not for what *is_written* together with it."""
         for required in sorted(self._desired.requires(ref)):
+            if is_written(required):
+                continue
             if required in self._open or self._desired.owner(required) is None or required.driver in self._unread:
                 return required
         return None
@@ -469,70 +488,6 @@ class Reconciler:
     def unusable(self, attempts: int = 1) -> frozenset[str]:
         """Return the drivers whose subsystem could not be read or written, *attempts* times in a row at least."""
         return frozenset(name for name, (failed, _) in self._unread_attempts.items() if failed >= attempts)
-
-
-def _differences(
-    name: str, desired: Desired, actual: Mapping[Key, Value], index: int = 0, of: int = 1
-) -> dict[Key, Value | None]:
-    """Return key -> actual value (None: absent) for each key that is not as desired.
-
-    With *of* > 1, *actual* is one slice: only what belongs into that slice can be
-    missing from it, and an item that is wanted but lies in the wrong slice (its mark
-    is wrong) differs.
-    """
-    owners = desired.owners(name)
-    groups = desired.groups
-    differing: dict[Key, Value | None] = {}
-    for key, value in actual.items():
-        owner = owners.get(key)
-        wanted = None if owner is None else groups[owner].items[name][key]
-        if wanted != value or (of > 1 and owner is not None and owner_hash(owner) % of != index):
-            differing[key] = value
-    if of == 1:
-        missing: Iterable[Key] = owners.keys() - actual.keys()
-    else:
-        missing = _slice_keys(name, desired, index, of) - actual.keys()
-    differing.update(dict.fromkeys(missing))
-    return differing
-
-
-def _slice_keys(name: str, desired: Desired, index: int, of: int) -> set[Key]:
-    """Return the keys whose owner lies in the slice."""
-    owners = desired.owners(name)
-    keys: set[Key] = set()
-    for oid, group in desired.groups.items():
-        if owner_hash(oid) % of == index:
-            keys.update(key for key in group.items.get(name, ()) if owners[key] == oid)
-    return keys
-
-
-def _delta(name: str, desired: Desired, differing: Mapping[Key, Value | None], *, sweep: bool) -> Delta:
-    """Return what makes the *differing* keys (key -> present value) as desired."""
-    creates: dict[Key, Value] = {}
-    updates: dict[Key, tuple[Value, Value]] = {}
-    deletes: dict[Key, Value] = {}
-    owners: dict[Key, ObjectId] = {}
-    for key, present in differing.items():
-        ref = ItemRef(name, key)
-        wanted = desired.value(ref)
-        if wanted is None:
-            if present is not None and sweep:
-                deletes[key] = present
-            continue
-        owner = desired.owner(ref)
-        assert owner is not None  # noqa: S101 - a value has an owner
-        owners[key] = owner
-        if present is None:
-            creates[key] = wanted
-        else:
-            updates[key] = (present, wanted)
-    return Delta(creates, updates, deletes, owners)
-
-
-def _owners_of(delta: Delta, touched: Mapping[Key, Former]) -> dict[Key, ObjectId]:
-    """Return key -> owner of all that *delta* wrote; for deletes the object that had it, as far as known."""
-    owners = {key: touched[key].owner if key in touched else ObjectId("") for key in delta.deletes}
-    return {**owners, **{key: delta.owners[key] for key in (*delta.creates, *delta.updates)}}
 
 
 def _reason(error: Exception) -> str:

@@ -284,3 +284,25 @@ def test_members_that_cannot_be_written_at_all_are_tried_once_a_pass():
     host.by_name["members"].apply = real  # type: ignore[method-assign]
     host.settle(plan)
     check_end(host, plan)
+
+
+def test_what_is_repaired_with_what_it_needs_does_not_wait_for_it():
+    """All rules of a filter were taken away at once: one pass puts them back."""
+    chains = FakeDriver("iptables")
+    clock = Clock()
+    reconciler = Reconciler([chains], clock, clock, Backoff(lambda a, b: (a + b) / 2), orders=ORDERS)
+    ends = {"end": "accept", "rule": "-j end", "jump": "-j rule"}
+    needs = {
+        ItemRef("iptables", "rule"): frozenset((ItemRef("iptables", "end"),)),
+        ItemRef("iptables", "jump"): frozenset((ItemRef("iptables", "rule"),)),
+    }
+    plan = Plan({ObjectId("port:1"): Group(ObjectId("port:1"), {"iptables": ends}, needs)})
+    reconciler.run(plan, 1)
+    for key in ends:
+        chains.tamper(key, None)
+    assert reconciler.read_back(chains, 0, 1) == len(ends)
+
+    report = reconciler.run(plan, 1)
+
+    assert not report.unfinished
+    assert chains.items == ends
