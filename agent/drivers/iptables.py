@@ -30,21 +30,24 @@ from agent.drivers.iptables_save import TABLE, parse_save, split_key
 from agent.drivers.iptables_table import PROGRAMS, FilterTable
 
 BACKENDS = ("nft", "legacy")
+LOCK_WAIT = 5  # seconds
 
 
 class IptablesDriver:
     """The filter tables of the network namespace that the process is in.
 
-    *backend* is ``nft``, ``legacy`` or "" for whatever the program ``iptables`` is.
+    *backend* is ``nft``, ``legacy`` or "" for whatever the program ``iptables`` is.  Of the
+    legacy backend only one program at a time may use the tables: *lock_wait* is for how many
+    seconds the others are waited for.
     """
 
     name = "iptables"
 
-    def __init__(self, run: Runner, backend: str = "") -> None:
+    def __init__(self, run: Runner, backend: str = "", lock_wait: int = LOCK_WAIT) -> None:
         self._run = run
         self._backend = backend
         suffix = f"-{backend}" if backend else ""
-        self._tables = {family: FilterTable(run, family, suffix) for family in PROGRAMS}
+        self._tables = {family: FilterTable(run, family, suffix, lock_wait) for family in PROGRAMS}
 
     def observe(self, keys: Mapping[Key, ObjectId] | None = None) -> dict[Key, Value]:
         """Read back what is ours, or those of *keys* that exist.

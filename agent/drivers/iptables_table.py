@@ -42,10 +42,9 @@ from agent.drivers.iptables_script import (
 
 V = TypeVar("V")
 
-LOCK_WAIT = 5  # seconds to wait for other programs that hold the lock of the legacy backend
-SINGLE_CHAINS = (
-    3  # as many chains are read one by one (3 ms each); from there on the table is read (17 ms with 1,300 rules)
-)
+# What reading costs (measured on two cores at 2.6 GHz), to choose between the table and some of its chains.
+PROCESS_SECONDS = 3e-3
+RULE_SECONDS = 15e-6
 MAX_TRIES = 12  # refused scripts after which what is refused is no longer looked for one by one
 MAX_RUNS = 64  # scripts handed over for one delta
 PROGRAMS = {4: "iptables", 6: "ip6tables"}
@@ -62,9 +61,14 @@ class _Search:
 
 
 class FilterTable:
-    """One family's table; *program* gives the name of a tool of the backend in use (``save``, ``restore``, "")."""
+    """One family's table.
 
-    def __init__(self, run: Runner, family: int, suffix: str) -> None:
+    *suffix* chooses the backend (``-nft``, ``-legacy``, "" for the default); *lock_wait* is how
+    many seconds other programs may hold the lock that the legacy backend has.
+    """
+
+    def __init__(self, run: Runner, family: int, suffix: str, lock_wait: int) -> None:
+        self._wait = ("-w", str(lock_wait))
         self._run = run
         self._family = family
         self._program = PROGRAMS[family] + suffix
@@ -82,7 +86,7 @@ class FilterTable:
             return {self._asked.get(key, key): self._as_asked(key, value) for key, value in self._known().items()}
         canonical = {_canonical_key(key): key for key in keys}
         chains = {split_key(key)[2] for key in canonical}
-        if len(chains) > SINGLE_CHAINS or self._present is None:
+        if len(chains) * PROCESS_SECONDS > PROCESS_SECONDS + len(self._known()) * RULE_SECONDS:
             self._read()
         else:
             self._read_chains(chains, canonical)
@@ -118,7 +122,7 @@ class FilterTable:
     def _list(self, chain: str) -> str | None:
         """Return the rules of *chain*, None if they cannot be had."""
         try:
-            return self._run((self._program, "-w", str(LOCK_WAIT), "-t", TABLE, "-S", chain))
+            return self._run((self._program, *self._wait, "-t", TABLE, "-S", chain))
         except CommandError as err:
             # That there is no such chain is told in words that also mean other things.
             if err.returncode == 1:
@@ -196,7 +200,7 @@ class FilterTable:
     def _restore(self, script: Script) -> CommandError | None:
         """Hand *script* over; return why it was refused.  Raises CommandError when it could not even be read."""
         try:
-            self._run((f"{self._program}-restore", "--noflush", "-w", str(LOCK_WAIT)), stdin=script.text)
+            self._run((f"{self._program}-restore", "--noflush", *self._wait), stdin=script.text)
         except CommandError as err:
             # Out of time: it may be in or not.
             if err.returncode is None or err.returncode in _NOT_RUN or "xtables lock" in err.stderr:

@@ -2,6 +2,7 @@
 """Driver ``iptables`` on the real kernel, both backends, in a network namespace of the test's own.  Needs root."""
 
 import ctypes
+import fcntl
 import os
 import subprocess
 import threading
@@ -378,6 +379,20 @@ def test_chains_of_ours_in_the_other_backend_are_reported(driver, backend):
     assert [problem.field for problem in told] == ["iptables_backend"] * 2
     assert "chains of ours" in told[0].text
     assert driver.observe() == {}
+
+
+@pytest.mark.parametrize("backend", ["legacy"], indirect=True)
+def test_a_lock_that_others_do_not_give_back_is_an_error_of_the_whole_and_nothing_is_lost(backend):
+    driver = IptablesDriver(CommandRunner(), backend, lock_wait=1)
+    converge(driver)
+    extra = f"4 filter {GROUP} -p sctp -j hp-accept"
+    delta = Delta(creates={extra: ""}, owners={extra: OWNER})
+    with open(os.environ["XTABLES_LOCKFILE"], "w") as lock:  # noqa: PTH123
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(CommandError, match="xtables lock"):
+            driver.apply(delta)
+    assert driver.apply(delta) == {}
+    assert driver.observe() == {**DESIRED, extra: ""}
 
 
 def test_programs_that_are_missing_are_an_error_of_the_whole():
