@@ -19,7 +19,7 @@ from agent.core.errors import AgentError, ApplyError
 from agent.core.plan import Delta, Key, ObjectId, Value
 from agent.drivers.zones_nft import BRIDGE, INET, NftTables, supported
 from agent.drivers.zones_raw import RawTables
-from agent.drivers.zones_text import BASE, PRESENT, ZoneState, ZoneTable, check, zone_of
+from agent.drivers.zones_text import BASE, PRESENT, Zones, ZoneState, ZoneTable, check, zone_of
 
 LOG = logging.getLogger(__name__)
 
@@ -56,51 +56,47 @@ class ZonesDriver:
 
     def observe(self, keys: Mapping[Key, ObjectId] | None = None) -> dict[Key, Value]:
         """Read what is there: all of it, or *keys*."""
-        state = self._read()
-        found: dict[Key, Value] = dict(state.zones)
-        if state.base is not None:
-            found[BASE] = state.base
+        found: dict[Key, Value]
+        if keys is None or BASE in keys:
+            state = self._read()
+            found = {**state.zones, **({} if state.base is None else {BASE: state.base})}
+        else:
+            found = dict(self._zones().zones())
         return found if keys is None else {key: found[key] for key in keys if key in found}
 
     def apply(self, delta: Delta) -> dict[Key, Exception]:
         """Write *delta*: the base first (or, if it goes, last), then the zones, in one step each."""
         failed: dict[Key, Exception] = {}
         wanted = _checked(delta, failed)
-        state = self._read()
+        present = self._zones().zones()
         if BASE in delta.creates or BASE in delta.updates:
-            self._attempt([BASE], failed, lambda: self._write_base(state))
-        gone = [key for key in delta.deletes if key in state.zones]
+            _attempt([BASE], failed, lambda: self._write_base(present))
+        gone = [key for key in delta.deletes if key in present]
         if gone:
-            self._attempt(gone, failed, lambda: self._zones().write_zones(state, dict.fromkeys(gone)))
-        changes = {key: value for key, value in wanted.items() if state.zones.get(key) != value}
+            _attempt(gone, failed, lambda: self._zones().write_zones(present, dict.fromkeys(gone)))
+        changes = {key: value for key, value in wanted.items() if present.get(key) != value}
         if changes:
-            self._attempt(list(changes), failed, lambda: self._move(_without(state, gone), changes))
+            _attempt(list(changes), failed, lambda: self._move(_without(present, gone), changes))
         if BASE in delta.deletes:
-            self._attempt([BASE], failed, self._remove)
+            _attempt([BASE], failed, self._remove)
         return failed
 
-    def _move(self, state: ZoneState, changes: Mapping[str, str]) -> None:
+    def _move(self, present: Zones, changes: Mapping[str, str]) -> None:
         """Give bridges their zones, which nobody may use when they are emptied."""
         numbers = {zone_of(value) for value in changes.values()}
-        used = [name for name, value in state.zones.items() if zone_of(value) in numbers]
+        used = [name for name, value in present.items() if zone_of(value) in numbers]
         if used:
-            self._zones().write_zones(state, dict.fromkeys(used))
+            self._zones().write_zones(present, dict.fromkeys(used))
         self._flush(sorted(numbers))
-        self._zones().write_zones(_without(state, used), changes)
+        self._zones().write_zones(_without(present, used), changes)
 
-    def _write_base(self, state: ZoneState) -> None:
+    def _write_base(self, present: Zones) -> None:
         for table in self._tables():
-            table.write_base(state)
+            table.write_base(present)
 
     def _remove(self) -> None:
         for table in self._tables():
             table.remove()
-
-    def _attempt(self, keys: Collection[Key], failed: dict[Key, Exception], do: Callable[[], None]) -> None:
-        try:
-            do()
-        except AgentError as err:
-            failed.update(dict.fromkeys(keys, err))
 
     def _read(self) -> ZoneState:
         states = [table.read() for table in self._tables()]
@@ -139,5 +135,12 @@ def _checked(delta: Delta, failed: dict[Key, Exception]) -> dict[str, str]:
     return wanted
 
 
-def _without(state: ZoneState, names: Collection[str]) -> ZoneState:
-    return ZoneState(state.base, {name: value for name, value in state.zones.items() if name not in names})
+def _attempt(keys: Collection[Key], failed: dict[Key, Exception], do: Callable[[], None]) -> None:
+    try:
+        do()
+    except AgentError as err:
+        failed.update(dict.fromkeys(keys, err))
+
+
+def _without(zones: Zones, names: Collection[str]) -> Zones:
+    return {name: value for name, value in zones.items() if name not in names}

@@ -24,7 +24,7 @@ from typing import Any, TypeAlias
 from agent.command import Runner
 from agent.core.errors import CommandError
 from agent.core.naming import ALLOWED_MARK, ZONED_MARK
-from agent.drivers.zones_text import BOTH_MARKS, PRESENT, ZoneState, is_untracked, zone_of
+from agent.drivers.zones_text import BOTH_MARKS, PRESENT, Zones, ZoneState, is_untracked, zone_of
 
 INET, BRIDGE = "inet", "bridge"
 _CLEARED = 0xFFFFFFFF ^ BOTH_MARKS
@@ -154,18 +154,17 @@ class NftTables:
         wrong = [
             f"{family} table {self._fault(family, one)}" for family, one in listings.items() if self._fault(family, one)
         ]
-        found = [one for one in listings.values() if one is not None]
-        if not found:
+        if not any(listings.values()):
             return ZoneState()
-        zones, untracked = found[0].zones, found[0].untracked
-        values = {
-            name: str(zones.get(name, 0)) + (" notrack" if name in untracked else "") for name in {*zones, *untracked}
-        }
-        return ZoneState(", ".join(wrong) or PRESENT, values)
+        return ZoneState(", ".join(wrong) or PRESENT, _values(listings.get(INET)))
 
-    def write_base(self, state: ZoneState) -> None:
+    def zones(self) -> Zones:
+        """Return the zones that are there."""
+        return _values(self._list(INET)) if INET in self._families else {}
+
+    def write_base(self, zones: Zones) -> None:
         """Make both tables anew, in one step."""
-        self._nft("".join(_table(family, state) for family in self._families))
+        self._nft("".join(_table(family, zones) for family in self._families))
         for family in self._families:
             listing = self._list(family)
             if listing is not None and _shape(listing.form) == _shape(_FORMS[family]):
@@ -175,14 +174,14 @@ class NftTables:
         """Take both tables away."""
         self._nft("".join(_no_table(family) for family in self._families))
 
-    def write_zones(self, state: ZoneState, changes: Mapping[str, str | None]) -> None:
+    def write_zones(self, present: Zones, changes: Mapping[str, str | None]) -> None:
         """Set the zones of some bridges (None: take it away), in one step."""
         lines = []
         for bridge, value in changes.items():
-            present = state.zones.get(bridge)
-            if present is not None and zone_of(present):
-                lines.append(f'delete element inet hostplane zones {{ "{bridge}" : {zone_of(present)} }}')
-            if present is not None and is_untracked(present):
+            old = present.get(bridge, "")
+            if zone_of(old):
+                lines.append(f'delete element inet hostplane zones {{ "{bridge}" : {zone_of(old)} }}')
+            if is_untracked(old):
                 lines.append(f'delete element inet hostplane untracked {{ "{bridge}" }}')
             if value is not None:
                 lines.append(f'add element inet hostplane zones {{ "{bridge}" : {zone_of(value)} }}')
@@ -217,7 +216,7 @@ def supported(run: Runner) -> tuple[str, ...]:
 
 def _is_taken(run: Runner, family: str) -> bool:
     try:
-        run(("nft", "--check", "-f", "-"), stdin=_table(family, ZoneState()))
+        run(("nft", "--check", "-f", "-"), stdin=_table(family, {}))
     except CommandError as err:
         if err.returncode is None or "Operation not permitted" in err.stderr:
             raise
@@ -229,15 +228,23 @@ def _no_table(family: str) -> str:
     return f"add table {family} hostplane\ndelete table {family} hostplane\n"  # it need not be there
 
 
-def _table(family: str, state: ZoneState) -> str:
+def _table(family: str, zones: Zones) -> str:
     """Return the script that puts a table of ours, with its elements, in the place of what is there."""
     script = f"{_no_table(family)}table {family} hostplane {{\n{_RULES[family]}}}\n"
     if family == INET:
-        zones = ", ".join(f'"{bridge}" : {zone_of(value)}' for bridge, value in state.zones.items() if zone_of(value))
-        untracked = ", ".join(f'"{bridge}"' for bridge, value in state.zones.items() if is_untracked(value))
-        script += f"add element inet hostplane zones {{ {zones} }}\n" if zones else ""
+        numbers = ", ".join(f'"{bridge}" : {zone_of(value)}' for bridge, value in zones.items() if zone_of(value))
+        untracked = ", ".join(f'"{bridge}"' for bridge, value in zones.items() if is_untracked(value))
+        script += f"add element inet hostplane zones {{ {numbers} }}\n" if numbers else ""
         script += f"add element inet hostplane untracked {{ {untracked} }}\n" if untracked else ""
     return script
+
+
+def _values(listing: _Listing | None) -> dict[str, str]:
+    """Return the items of a table's elements; one that is in the set only has no zone, which is written 0."""
+    if listing is None:
+        return {}
+    names = {*listing.zones, *listing.untracked}
+    return {name: f"{listing.zones.get(name, 0)}{' notrack' * (name in listing.untracked)}" for name in names}
 
 
 def _parse(printed: _Json) -> _Listing:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 from agent.command import Runner
 from agent.core.naming import ZONED_MARK, rule_comment
-from agent.drivers.zones_text import BOTH_MARKS, PRESENT, ZoneState, is_untracked, zone_of
+from agent.drivers.zones_text import BOTH_MARKS, PRESENT, Zones, ZoneState, is_untracked, zone_of
 
 _CHAIN = "hp-zones"
 _JUMP = f"-i qbr+ -m comment --comment {rule_comment(_CHAIN)} -j {_CHAIN}"
@@ -46,18 +46,21 @@ class RawTables:
         faults = [state.base or "missing" for state in (first, second) if state.base != PRESENT]
         return ZoneState(", ".join(faults) or PRESENT, zones)
 
-    def write_base(self, state: ZoneState) -> None:
+    def zones(self) -> Zones:
+        """Return the zones that are there."""
+        return self.read().zones
+
+    def write_base(self, zones: Zones) -> None:
         """Put all of our chains, and one jump to them before all other rules."""
-        self._write(state.zones)
+        self._write(zones)
 
     def remove(self) -> None:
         """Take our chains and jumps away."""
         self._write(None)
 
-    def write_zones(self, state: ZoneState, changes: Mapping[str, str | None]) -> None:
+    def write_zones(self, present: Zones, changes: Mapping[str, str | None]) -> None:
         """Set the zones of some bridges (None: take it away)."""
-        zones: dict[str, str | None] = {**state.zones, **changes}
-        self._write({bridge: value for bridge, value in zones.items() if value is not None})
+        self._write({bridge: value for bridge, value in {**present, **changes}.items() if value is not None})
 
     def _write(self, zones: Mapping[str, str] | None) -> None:
         for program in self._programs:

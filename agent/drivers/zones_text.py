@@ -34,14 +34,17 @@ class ZoneTable(Protocol):
     def read(self) -> ZoneState:
         """Return what is there."""
 
-    def write_base(self, state: ZoneState) -> None:
-        """Make what all bridges share as it should be, in one step; the zones in *state* stay."""
+    def zones(self) -> Zones:
+        """Return the zones that are there; reads less than all."""
+
+    def write_base(self, zones: Zones) -> None:
+        """Make what all bridges share as it should be, in one step; *zones*, which are there, stay."""
 
     def remove(self) -> None:
         """Take everything away."""
 
-    def write_zones(self, state: ZoneState, changes: Mapping[str, str | None]) -> None:
-        """Set the zones of some bridges (None: take it away), in one step."""
+    def write_zones(self, present: Zones, changes: Mapping[str, str | None]) -> None:
+        """Set the zones of some bridges (None: take it away), in one step; *present* are those that are there."""
 
 
 def zone_of(value: str) -> int:
