@@ -147,9 +147,13 @@ def _describe_rule(rule: Rule) -> str:
     return f"{rule.direction} IPv{rule.version} protocol {rule.protocol} {rule.low}:{rule.high} {kind}{remote}"
 
 
-def report(topology: Topology, tried: Tried) -> str:
-    """Return what somebody needs to see what went wrong."""
+def report(topology: Topology, tried: Tried, first: Tried) -> str:
+    """Return what somebody needs to see what went wrong; *first* is of the topology before it was made smaller."""
     lines = [each.text() for each in tried.disagreements[:10]]
+    lines += ["in the whole topology:", *(each.text() for each in first.disagreements[:10])]
+    for conversation in topology.conversations:
+        lines += ["sent:", *(describe(packet) for packet in conversation.rounds)]
+        lines += ["sent afterwards:", *(describe(packet) for packet in conversation.later)]
     lines += ["groups:", describe_world(topology.before)]
     if topology.after != topology.before:
         lines += ["afterwards:", describe_world(topology.after)]

@@ -138,15 +138,18 @@ def rules(draw: st.DrawFn) -> Rule:
 
 
 EVERYTHING_OUT = (Rule(EGRESS, 4), Rule(EGRESS, 6))
+EVERYTHING_IN = (Rule(INGRESS, 4), Rule(INGRESS, 6))
 
 
 @st.composite
 def groups(draw: st.DrawFn, stateful: bool) -> Group:
-    """Return a group; most let everything out, as the API makes them."""
-    made = draw(st.lists(rules(), max_size=6, unique=True))
+    """Return a group; most let everything out, as the API makes them, and some much in."""
+    made = draw(st.lists(rules(), max_size=6))
     if draw(st.integers(0, 3)):
-        made += [rule for rule in EVERYTHING_OUT if rule not in made]
-    return Group(tuple(made), stateful)
+        made += EVERYTHING_OUT
+    if draw(st.integers(0, 3)) == 1:
+        made += EVERYTHING_IN
+    return Group(tuple(dict.fromkeys(made)), stateful)
 
 
 MEMBERSHIPS = st.one_of(
@@ -348,12 +351,12 @@ class Topology:
 
 
 @st.composite
-def topologies(draw: st.DrawFn, packets: int = 100) -> Topology:
-    """Return groups and about so many *packets* to try them with."""
+def topologies(draw: st.DrawFn, packets: int = 200) -> Topology:
+    """Return groups and at least so many *packets* to try them with, before they change and afterwards."""
     before = draw(worlds())
     made: list[Conversation] = []
     claimed: set[object] = set()
-    for number, drawn in enumerate(draw(st.lists(conversation_numbers, min_size=packets, max_size=packets))):
+    for number, drawn in enumerate(draw(st.lists(conversation_numbers, min_size=packets // 2, max_size=packets // 2))):
         if sum(len(each.rounds) + len(each.later) for each in made) >= packets:
             break
         new = conversation(before, number, drawn)
