@@ -23,7 +23,7 @@ TCP, UDP, GRE = 6, 17, 47
 
 
 # What is drawn here is large: fewer examples than usual, of the profile's number.
-FEWER = settings(max_examples=settings.default.max_examples // 3)
+FEWER = settings(max_examples=settings().max_examples // 3)
 
 
 # The oracle.
