@@ -52,8 +52,11 @@ ports:
   pairs:   {network: blue, host: host1, mac_address: "02:00:00:00:00:03", fixed_ips: [10.0.0.13],
             allowed_address_pairs: ["10.0.0.100", "10.9.0.0/16 02:00:00:00:99:99"]}
   blank:   {network: blue, host: host1, mac_address: "02:00:00:00:00:04", fixed_ips: []}
-  near:    {network: blue, host: host1, mac_address: "02:00:00:00:00:05", fixed_ips: [10.0.0.15, {subnet: blue6}]}
-  far:     {network: blue, host: host2, mac_address: "02:00:00:00:00:06", fixed_ips: [10.0.0.16, {subnet: blue6}]}
+  # Who receives takes what comes: with port security they would get no foreign EtherTypes.
+  near:    {network: blue, host: host1, mac_address: "02:00:00:00:00:05", fixed_ips: [10.0.0.15, {subnet: blue6}],
+            port_security: false}
+  far:     {network: blue, host: host2, mac_address: "02:00:00:00:00:06", fixed_ips: [10.0.0.16, {subnet: blue6}],
+            port_security: false}
   lan1:    {network: lan, host: host1, mac_address: "02:00:00:00:01:01", fixed_ips: [10.0.0.21]}
   lan2:    {network: lan, host: host2, mac_address: "02:00:00:00:01:02", fixed_ips: [10.0.0.22]}
 """
