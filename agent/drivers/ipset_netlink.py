@@ -209,7 +209,9 @@ class _RefusedError(ApplyError):
 
     def __init__(self, code: int) -> None:
         self.code = code
-        super().__init__(f"the kernel's IP sets: {os.strerror(code) if code < _OWN_ERRORS else f'ipset error {code}'}")
+        hint = "; is the module ip_set loaded?" if code == errno.EINVAL else ""
+        what = os.strerror(code) if code < _OWN_ERRORS else f"ipset error {code}"
+        super().__init__(f"the kernel's IP sets: {what}{hint}")
 
 
 def canonical(element: str) -> str:

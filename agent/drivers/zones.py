@@ -18,7 +18,7 @@ from agent.command import Runner
 from agent.core.errors import AgentError, ApplyError
 from agent.core.plan import Delta, Key, ObjectId, Value
 from agent.drivers.zones_nft import BRIDGE, INET, NftTables, supported
-from agent.drivers.zones_raw import RawTables
+from agent.drivers.zones_raw import RawTables, remove_leftovers
 from agent.drivers.zones_text import BASE, PRESENT, Zones, ZoneState, ZoneTable, check, zone_of
 
 LOG = logging.getLogger(__name__)
@@ -115,6 +115,7 @@ class ZonesDriver:
             for sentence in self._limits:
                 LOG.warning("%s", sentence)
             if INET in families:
+                remove_leftovers(self._run)
                 self._chosen = (NftTables(self._run, families),)
             else:
                 guard = (NftTables(self._run, families),) if families else ()

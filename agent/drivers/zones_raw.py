@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 
 from agent.command import Runner
+from agent.core.errors import CommandError
 from agent.core.naming import ZONED_MARK, rule_comment
 from agent.drivers.zones_text import BOTH_MARKS, PRESENT, Zones, ZoneState, is_untracked, zone_of
 
@@ -19,6 +21,7 @@ _CHAIN = "hp-zones"
 _JUMP = f"-i qbr+ -m comment --comment {rule_comment(_CHAIN)} -j {_CHAIN}"
 _CLEAR = f"-j MARK --set-xmark 0x0/{BOTH_MARKS:#x}"
 _ZONED = f"-j MARK --set-xmark {ZONED_MARK:#x}/{ZONED_MARK:#x}"
+_LEGACY_TABLES = tuple(Path(f"/proc/thread-self/net/{family}_tables_names") for family in ("ip", "ip6"))
 _FAMILIES = ("iptables", "ip6tables")
 _WAIT = "5"  # seconds for the lock that other users of iptables may hold
 _OURS = re.compile(r"-A PREROUTING (.* )?-[jg] hp-zones$")
@@ -71,6 +74,23 @@ class RawTables:
         """Return the lines of the table that are about our chains."""
         lines = self._run((f"{program}-save", "-t", "raw")).replace('"', "").splitlines()  # legacy quotes nothing
         return [line for line in lines if _CHAIN in line or line.startswith("-A PREROUTING ")]
+
+
+def remove_leftovers(run: Runner) -> None:
+    """Take away what an earlier process made here that could not use nf_tables: it would clear our marks.
+
+    Looks first, because a legacy table comes into being when it is read.  Raises CommandError.
+    """
+    for family in ("ip", "ip6"):
+        try:
+            run(("nft", "list", "chain", family, "raw", _CHAIN))
+        except CommandError:
+            continue  # the usual case
+        RawTables(run, "nft").remove()
+    if any("raw" in names.read_text().split() for names in _LEGACY_TABLES if names.exists()):
+        legacy = RawTables(run, "legacy")
+        if legacy.read() != ZoneState():
+            legacy.remove()
 
 
 def _render(zones: Mapping[str, str]) -> dict[str, list[str]]:

@@ -180,8 +180,7 @@ RAW_MEDDLING = (
 )
 
 
-@pytest.mark.parametrize("backend", ["nft", "legacy"])
-@pytest.mark.parametrize("family", ["iptables", "ip6tables"])
+@pytest.mark.parametrize(("backend", "family"), [("nft", "iptables"), ("legacy", "ip6tables")])
 def test_raw_tables_are_repaired_and_foreign_rules_stay(flushed, backend, family):
     driver = ZonesDriver(WithoutNft(), flushed.extend, backend)
     shell(f"{family}-{backend} -t raw -A OUTPUT -p udp -j ACCEPT; {family}-{backend} -t raw -N foreign")
@@ -196,3 +195,22 @@ def test_raw_tables_are_repaired_and_foreign_rules_stay(flushed, backend, family
     assert driver.observe() == WANTED
     assert driver.apply(Delta(deletes=WANTED)) == {}
     assert "hp-" not in shell(f"{family}-{backend}-save -t raw")
+
+
+@pytest.mark.parametrize("backend", ["nft", "legacy"])
+def test_chains_from_the_time_before_nft_came_are_swept(driver, flushed, backend):
+    ZonesDriver(WithoutNft(), flushed.extend, backend).apply(Delta(creates=WANTED))
+    shell(f"iptables-{backend} -t raw -A OUTPUT -p udp -j ACCEPT")
+
+    assert driver.observe() == {}
+
+    assert driver.apply(Delta(creates=WANTED)) == {}
+    for family in ("iptables", "ip6tables"):
+        assert "hp-" not in shell(f"{family}-{backend}-save -t raw")
+    assert "-A OUTPUT -p udp -j ACCEPT" in shell(f"iptables-{backend}-save -t raw")
+
+
+def test_legacy_tables_do_not_come_into_being_because_of_us(driver):
+    driver.apply(Delta(creates=WANTED))
+    assert driver.observe() == WANTED
+    assert shell("cat /proc/net/ip_tables_names /proc/net/ip6_tables_names") == ""
