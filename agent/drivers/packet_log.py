@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TypeAlias
 
@@ -102,8 +103,9 @@ class PacketLog:
     # On the reader's thread.
 
     def _take(self, packets: list[Packet], lost: int) -> None:
-        names, now = self._names, time.time()
-        lines = [line for line in (self._line(packet, names, now) for packet in packets) if line is not None]
+        names, device, now = self._names, cache(_device), time.time()
+        found = (self._line(packet, names, device, now) for packet in packets)
+        lines = [line for line in found if line is not None]
         try:
             if lines:
                 self._write(lines)
@@ -121,12 +123,12 @@ class PacketLog:
             LOG.warning("%s", problem)
         self.problem = problem
 
-    def _line(self, packet: Packet, names: PacketNames, now: float) -> str | None:
+    def _line(self, packet: Packet, names: PacketNames, device: Callable[[int], str], now: float) -> str | None:
         """Return the line for *packet*, None if it is not from a rule of ours."""
         rule = names.rules.get(packet.prefix)
         if rule is None:
             return None  # of a group that logs no more, or of somebody else's rule
-        port, direction = _port(packet, names)
+        port, direction = _port(packet, names, device)
         flow = packet.flow
         when = packet.time if packet.time is not None else now
         entry = {
@@ -151,13 +153,14 @@ class PacketLog:
         return json.dumps(entry, separators=(",", ":"))
 
 
-def _port(packet: Packet, names: PacketNames) -> tuple[tuple[str, str] | None, Direction | None]:
+def _port(
+    packet: Packet, names: PacketNames, device: Callable[[int], str]
+) -> tuple[tuple[str, str] | None, Direction | None]:
     """Return id and name of the packet's port, and its direction."""
-    bridge, came_in = _device(packet.bridge), _device(packet.physical_in)
-    port = names.ports.get(bridge)
+    port = names.ports.get(device(packet.bridge))
     if port is None:
         return None, None
-    return port, Direction.EGRESS if came_in == naming.tap_name(port[0]) else Direction.INGRESS
+    return port, Direction.EGRESS if device(packet.physical_in) == naming.tap_name(port[0]) else Direction.INGRESS
 
 
 def _device(index: int) -> str:

@@ -7,6 +7,8 @@ the port.  Of a tracked connection only the first packet meets the rules.
 
 from __future__ import annotations
 
+from typing import Any
+
 from agent.core import naming
 from agent.core.filter_report import Count, PortFilter, RuleCounters
 from agent.core.model import Direction, SecurityGroup, SecurityGroupRule
@@ -56,8 +58,13 @@ def _group(group: SecurityGroup, found: PortFilter, counters: RuleCounters | Non
         "name": group.name,
         "stateful": group.stateful,
         "log": [verdict for verdict, is_logged in logged if is_logged],
-        "rules": [_rule(rule, found, counters) for rule in group.rules],
+        "rules": [_rule(rule, found, counters) for rule in sorted(group.rules, key=_for_people)],
     }
+
+
+def _for_people(rule: SecurityGroupRule) -> tuple[Any, ...]:
+    ports = (rule.port_min or 0, rule.port_max or 0)
+    return rule.direction, rule.ip_version, rule.protocol or 0, ports, rule.remote_prefix or "", rule.id
 
 
 def _rule(rule: SecurityGroupRule, found: PortFilter, counters: RuleCounters | None) -> Json:

@@ -151,9 +151,9 @@ def test_people_see_each_rule_with_its_hits(hostplane: Run):
     assert "groups     web (logs drop)" in lines
     rows = [line.split() for line in lines if line.startswith("web ")]
     assert rows == [
-        ["web", "ingress", "IPv4", "tcp", "80-90", "198.51.100.0/24", "12", "720", "r1"],
-        ["web", "ingress", "IPv4", "icmp", "type", "8", "code", "0", "group", "web", "-", "-", "r2"],
         ["web", "egress", "IPv6", "-", "-", "members", "of", "office-id", "-", "-", "r3"],
+        ["web", "ingress", "IPv4", "icmp", "type", "8", "code", "0", "group", "web", "-", "-", "r2"],
+        ["web", "ingress", "IPv4", "tcp", "80-90", "198.51.100.0/24", "12", "720", "r1"],
     ]
     assert "only its first packet" in lines[-1]
 
@@ -163,7 +163,7 @@ def test_programs_get_the_numbers(hostplane: Run):
     (port,) = answer["ports"]
     found = port["filter"]
     assert (found["zone"], found["in_place"], found["dropped"]["ingress"]["packets"]) == (4097, True, 3)
-    first = found["security_groups"][0]["rules"][0]
+    first = {rule["id"]: rule for rule in found["security_groups"][0]["rules"]}["r1"]
     assert (first["packets"], first["bytes"], first["port_range_max"]) == (12, 720, 90)
     assert answer["counters_error"] is None
 
