@@ -13,7 +13,7 @@ from agent.command import CommandRunner
 from agent.core.errors import Actor, Problem
 from agent.core.filter_report import RuleCounters
 from agent.core.model import HostName, HostSnapshot
-from agent.core.plan import Driver, WriteOrder
+from agent.core.plan import Driver, ItemRef, WriteOrder
 from agent.core.reconciler import Reconciler
 from agent.core.report import PassReport
 from agent.drivers.bridges import BridgesDriver
@@ -54,13 +54,12 @@ class Filtering:
     def __init__(
         self, host: HostName, run: CommandRunner, backend: str, packet_log: Path | None, wake: Callable[[str], None]
     ) -> None:
-        table = ConntrackTable()
         self._run = run
         self._programs = tuple(f"{program}{backend and '-' + backend}-save" for program in ("iptables", "ip6tables"))
         self._packet_log = PacketLog(host, packet_log)
         self._iptables = IptablesDriver(run, backend)
-        self._zones = ZonesDriver(run, table.flush, backend)
-        self._conntrack = ConntrackDriver(table)
+        self._conntrack = ConntrackDriver(ConntrackTable())
+        self._zones = ZonesDriver(run, self._conntrack.flush, backend)
         self.before_flows: tuple[Driver, ...] = (
             BridgesDriver(),
             IpsetDriver(run),
@@ -75,6 +74,7 @@ class Filtering:
             NftWatch(rules_changed, lambda pid, _: run.started(pid)),
         ]
         self._legacy = LegacyWatch(rules_changed)
+        self._hopeless: frozenset[ItemRef] = frozenset()
         self._leftovers: tuple[Problem, ...] = ()
         self._looked_at: float | None = None
 
@@ -111,19 +111,26 @@ class Filtering:
     def read_back(self, reconciler: Reconciler, reasons: Collection[str]) -> None:
         """Read back what others have changed, so that the pass that follows puts it right."""
         names = {name for reason in reasons for name in _READ_BACK.get(reason, ())}
+        missing = {ref.driver for ref in reconciler.unfinished()}
         for driver in self.before_flows:
-            if driver.name in names:
+            if driver.name in names and driver.name in missing:
+                reconciler.need_resync([driver.name])  # what failed may be possible now: a device has come
+            elif driver.name in names:
                 reconciler.read_back(driver, 0, 1)
 
     def after_pass(self, report: PassReport, reconciler: Reconciler) -> bool:
         """Have connections judged anew if a filter was found open; tell whether another pass is due."""
+        self._conntrack.end_of_pass()
         if self._legacy in self._watches and "iptables" in report.operations:
             self._legacy.note()
-        drifted = any(done.drifted for name, done in report.operations.items() if name in _GATEKEEPERS)
-        if drifted:
+        hopeless = reconciler.hopeless()
+        opened = bool(self._hopeless - hopeless)  # what was judged although this still allowed it is judged again
+        opened |= any(done.drifted for name, done in report.operations.items() if name in _GATEKEEPERS)
+        self._hopeless = hopeless
+        if opened:
             self._conntrack.judge_all()
             reconciler.need_resync([self._conntrack.name], lost=True)
-        return drifted
+        return opened
 
     def problems(self) -> tuple[Problem, ...]:
         """Return what operators should know of this host's filters."""

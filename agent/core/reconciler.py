@@ -31,6 +31,8 @@ from agent.core.retry import Backoff
 
 LOG = logging.getLogger(__name__)
 
+PATIENCE = 4  # failures of one item, over about a second, that the last drivers wait for
+
 
 @dataclass(slots=True)
 class _Open:
@@ -340,13 +342,25 @@ class Reconciler:
         """Say for what the last drivers have to wait, None if for nothing.
 
         What is there and is to be changed counts as what is to be deleted: it still
-        allows what it allowed.
+        allows what it allowed.  What has failed again and again is not waited for:
+        one item that the kernel refuses must not hold everybody's.
         """
-        closing = {name for name, order in self._orders.items() if order in (WriteOrder.AT_ONCE, WriteOrder.CLOSING)}
-        if unread := sorted(closing & self._unread):
+        if unread := sorted(self._closing() & self._unread):
             return f"{unread[0]} can be read"
-        left = min((ref for ref, item in self._open.items() if ref.driver in closing and item.present), default=None)
-        return None if left is None else f"{left.driver} item {left.key!r} is as desired or gone"
+        left = self._lingering() - self.hopeless()
+        return f"{min(left).driver} item {min(left).key!r} is as desired or gone" if left else None
+
+    def hopeless(self) -> frozenset[ItemRef]:
+        """Return what should be gone or changed and has failed so often that nobody waits for it."""
+        return frozenset(ref for ref in self._lingering() if self._open[ref].status.attempts >= PATIENCE)
+
+    def _lingering(self) -> frozenset[ItemRef]:
+        """Return what may be there and still allow what is no longer allowed."""
+        closing = self._closing()
+        return frozenset(ref for ref, item in self._open.items() if ref.driver in closing and item.present)
+
+    def _closing(self) -> set[str]:
+        return {name for name, order in self._orders.items() if order in (WriteOrder.AT_ONCE, WriteOrder.CLOSING)}
 
     def _held_drivers(self) -> frozenset[str]:
         """Return the drivers that are not written now because others come first."""

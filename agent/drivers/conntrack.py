@@ -40,6 +40,9 @@ class Table(Protocol):
     def end(self, connections: Iterable[Connection]) -> int:
         """End *connections*; return how many of them there still were."""
 
+    def flush(self, zones: Collection[int]) -> None:
+        """End all connections of *zones*."""
+
 
 @dataclass(slots=True)
 class _Work:
@@ -59,7 +62,20 @@ class ConntrackDriver:
         self._table = table
         self._book = Book()
         self._judged: dict[Key, Value] = {}
+        self._empty: set[int] = set()  # zones that had no connections when their filters were in place already
         self.ended = 0  # connections, since the process began
+
+    def flush(self, zones: Collection[int]) -> None:
+        """End all connections of *zones*, which nobody uses yet: those that begin in this pass need not be judged.
+
+        Raises ApplyError.
+        """
+        self._table.flush(zones)
+        self._empty.update(zones)
+
+    def end_of_pass(self) -> None:
+        """From here on connections of flushed zones may be older than the rules."""
+        self._empty.clear()
 
     def observe(self, keys: Mapping[Key, ObjectId] | None = None) -> dict[Key, Value]:
         """Return by what connections have been judged so far."""
@@ -112,6 +128,9 @@ class ConntrackDriver:
                 work.judge |= concerned
             else:
                 concerned = frozenset([zone])
+                if old is None and zone in self._empty:
+                    self._empty.discard(zone)
+                    continue
                 if new is None or _is_another_port(old, new):
                     work.flush.add(zone)
                 elif not isinstance(old, ZoneFilter) or not isinstance(new, ZoneFilter) or narrows(old, new):
