@@ -31,20 +31,25 @@ class BridgesDriver:
     def __init__(self, netfilter: Path = Path("/proc/sys/net/bridge")) -> None:
         self._netfilter = netfilter
         self._kernel = BridgeSocket()
-        self._served: set[Key] = set()  # written by this process
-        self._forgotten: set[Key] = set()
+        self._served: set[Key] | None = None  # None: nobody has asked yet which there are
 
     def observe(self, keys: Mapping[Key, ObjectId] | None = None) -> dict[Key, Value]:
-        """Read the bridges of *keys* that exist, or all that have been served and not been forgotten."""
+        """Read the bridges of *keys* that exist, or all that are served.
+
+        A fresh process takes for served what is complete and filtered.  Later ones are
+        those that it was asked to write: whoever plugs may set the flags as well, and
+        a bridge that is not planned yet is nobody's drift.
+        """
         if keys is not None and len(keys) <= _FEW:
             return dict(self._freeze(self._by_name(keys), keys))
         bridges = {device.name: device for device in self._kernel.bridges() if device.name.startswith(_BRIDGE)}
         ports = {device.name: device for device in self._kernel.ports()}
         if keys is not None:
             return dict(self._freeze({**ports, **bridges}, keys))
-        self._forgotten &= bridges.keys()
-        found = self._freeze({**ports, **bridges}, bridges.keys() - self._forgotten)
-        return {name: bridge for name, bridge in found.items() if name in self._served or _is_complete(bridge)}
+        found = self._freeze({**ports, **bridges}, bridges)
+        if self._served is None:
+            self._served = {name for name, bridge in found.items() if _is_complete(bridge)}
+        return {name: bridge for name, bridge in found.items() if name in self._served}
 
     def apply(self, delta: Delta) -> dict[Key, Exception]:
         """Set the flags of bridges; a bridge or port that is not there is an error, and comes with the next plug."""
@@ -58,10 +63,7 @@ class BridgesDriver:
         unfiltered = [devices[key] for key in items if key in devices and devices[key].filtered is False]
         for key, error in self._kernel.set_filtered(unfiltered).items():
             failed.setdefault(key, error)
-        self._served |= items.keys()
-        self._forgotten -= items.keys()
-        self._served -= delta.deletes.keys()
-        self._forgotten |= delta.deletes.keys()
+        self._served = ((self._served or set()) | items.keys()) - delta.deletes.keys()
         return failed
 
     def _by_name(self, bridges: Collection[Key]) -> dict[str, Device]:
