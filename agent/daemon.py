@@ -22,7 +22,7 @@ from agent.announcements import Announcements
 from agent.config import AgentConfig
 from agent.core import naming
 from agent.core.errors import Actor, AgentError, Problem
-from agent.core.filter_report import PortFilter, RuleCounters, port_filters
+from agent.core.filter_report import FilterCounts, PortFilter, RuleCounters, port_filters
 from agent.core.inputs import HoldLimits, SnapshotChooser
 from agent.core.model import HostSnapshot, PortId, SwitchView
 from agent.core.plan import Driver, Plan
@@ -151,6 +151,11 @@ class Daemon:
         """Read what the rules of the filters have counted."""
         filtering = self._parts.filtering
         return RuleCounters() if filtering is None else filtering.rule_counters()
+
+    def filter_counts(self) -> FilterCounts:
+        """Return what the filters' part has counted."""
+        filtering = self._parts.filtering
+        return FilterCounts() if filtering is None else filtering.counts()
 
     def request_resync(self) -> None:
         """Have the next pass read everything back."""

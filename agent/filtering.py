@@ -11,7 +11,7 @@ from typing import Final
 
 from agent.command import CommandRunner
 from agent.core.errors import Actor, Problem
-from agent.core.filter_report import RuleCounters
+from agent.core.filter_report import FilterCounts, RuleCounters
 from agent.core.model import HostName, HostSnapshot
 from agent.core.plan import Driver, ItemRef, WriteOrder
 from agent.core.reconciler import Reconciler
@@ -24,7 +24,7 @@ from agent.drivers.iptables import IptablesDriver
 from agent.drivers.link_watch import LinkWatch
 from agent.drivers.members import MembersDriver
 from agent.drivers.nft_watch import LegacyWatch, NftWatch
-from agent.drivers.packet_log import PacketCounts, PacketLog
+from agent.drivers.packet_log import PacketLog
 from agent.drivers.rule_counters import read_rule_counters
 from agent.drivers.zones import ZonesDriver
 
@@ -91,14 +91,10 @@ class Filtering:
             watch.stop()
         self._packet_log.stop()
 
-    @property
-    def connections_ended(self) -> int:
-        """How many connections were ended because nothing allows them any more."""
-        return self._conntrack.ended
-
-    def packet_counts(self) -> PacketCounts:
-        """Return how many packets were logged; any thread."""
-        return self._packet_log.counts()
+    def counts(self) -> FilterCounts:
+        """Return what has been counted so far; any thread."""
+        packets = self._packet_log.counts()
+        return FilterCounts(self._conntrack.ended, packets.logged, packets.lost)
 
     def rule_counters(self) -> RuleCounters:
         """Read what the rules have counted; any thread.  Raises CommandError."""

@@ -40,6 +40,15 @@ class RuleCounters:
 
 
 @dataclass(frozen=True, slots=True)
+class FilterCounts:
+    """Since the daemon started: connections ended because nothing allows them any more, and packets logged or lost."""
+
+    connections_ended: int = 0
+    packets_logged: int = 0
+    packets_lost: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class PortFilter:
     """How one port of this host is filtered.
 

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import PurePath
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, disable_created_metrics
-from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
@@ -127,6 +127,11 @@ class _StateCollector(Collector):
         yield _objects(state)
         yield _items(state)
         yield _labelled("flows", "Flows of ours, by table.", "table", self._source.flow_counts())
+        counts = self._source.filter_counts()
+        text = "Connections ended because nothing allows them any more."
+        yield _total("conntrack_deleted", text, counts.connections_ended)
+        yield _total("packets_logged", "Packets that security groups logged.", counts.packets_logged)
+        yield _total("packets_log_lost", "Packets whose log was lost.", counts.packets_lost)
         usage = conntrack_usage()
         yield _gauge("conntrack_entries", "Connections that the kernel tracks, of all zones.", usage.entries)
         yield _gauge("conntrack_limit", "Connections that the kernel can track; 0: it tracks none.", usage.limit)
@@ -206,6 +211,10 @@ def _pressure(state: AgentState, usage: ConntrackUsage) -> Mapping[str, float]:
 
 def _gauge(name: str, text: str, value: float) -> Metric:
     return GaugeMetricFamily(f"{PREFIX}_{name}", text, value=float(value))
+
+
+def _total(name: str, text: str, value: float) -> Metric:
+    return CounterMetricFamily(f"{PREFIX}_{name}", text, value=float(value))
 
 
 def _labelled(name: str, text: str, label: str, values: Mapping[str, float]) -> Metric:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
-from agent.core.filter_report import PortFilter, RuleCounters
+from agent.core.filter_report import FilterCounts, PortFilter, RuleCounters
 from agent.core.report import AgentState
 
 
@@ -39,6 +39,9 @@ class StatusSource(Protocol):
 
     def rule_counters(self) -> RuleCounters:
         """Read what the rules of the filters have counted.  Raises AgentError if they cannot be read."""
+
+    def filter_counts(self) -> FilterCounts:
+        """Return what the filters' part of the daemon has counted; cheap."""
 
     def request_resync(self) -> None:
         """Have the next pass read everything back; returns at once."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from agent import logs
-from agent.core.filter_report import PortFilter, RuleCounters
+from agent.core.filter_report import FilterCounts, PortFilter, RuleCounters
 from agent.core.model import HostName
 from agent.core.report import AgentState
 from agent.l2.pipeline import Table
@@ -54,6 +54,9 @@ class FakeSource:
         if isinstance(self.counters, Exception):
             raise self.counters
         return self.counters
+
+    def filter_counts(self) -> FilterCounts:
+        return FilterCounts(3, 2, 1)
 
     def request_resync(self) -> None:
         self.asked.append("resync")
