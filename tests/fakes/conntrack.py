@@ -44,6 +44,13 @@ class FakeTable:
         self.dumps.append(None if zones is None else frozenset(zones))
         yield from [one for one in self.connections if zones is None or one.zone in zones]
 
+    def flush(self, zones: Collection[int]) -> None:
+        """End all connections of *zones*."""
+        self._fail()
+        if 0 in zones:
+            raise ValueError("the host's own")
+        self.connections -= {one for one in self.connections if one.zone in zones}
+
     def end(self, connections: Iterable[Connection]) -> int:
         """End *connections*."""
         self._fail()

@@ -154,3 +154,20 @@ def test_a_port_that_has_left_a_group_is_not_looked_at_because_of_it(driver, tab
     table.dumps.clear()
     driver.apply(change("group web", GroupRules(())))
     assert table.dumps == [{1}]
+
+
+def test_a_zone_that_was_emptied_in_the_same_pass_is_not_read(driver, table):
+    driver.flush([9])
+    driver.apply(Delta(creates={"zone 9": zone(9)}))
+
+    assert table.dumps == []
+
+
+def test_a_zone_that_was_emptied_in_an_earlier_pass_is_judged(driver, table):
+    driver.flush([9])
+    driver.end_of_pass()
+    table.connections.add(incoming(9, 80))
+
+    driver.apply(Delta(creates={"zone 9": zone(9)}))
+
+    assert incoming(9, 80) not in table.connections
