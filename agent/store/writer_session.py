@@ -26,6 +26,7 @@ from agent.store.writer_view import Row, View, scalar
 Column: TypeAlias = str | int | bool | uuid.UUID | Row | list[Any] | dict[str, Any]
 R = TypeVar("R")
 
+_MANY_MACS = 64  # new ones in one transaction, for which looking at all others is worth the while
 SET_KEY = "hostplane-set"  # external_ids: which set of a declarative file made the object
 
 
@@ -84,8 +85,10 @@ class Session(View):
 
         Against those that are there already, and other writers, the endpoint's index
         holds: a clash is built again.  Among thousands in one transaction there is
-        nearly always one, so these must not clash with each other.
+        nearly always one, so these clash neither with each other nor with those there.
         """
+        if self.attempt or len(self._given_macs) >= _MANY_MACS:
+            self.once("macs in use", lambda: self._given_macs.update(scalar(e, "mac") for e in self.rows("Endpoint")))
         while (mac := ipam.random_mac(self.rng)) in self._given_macs:
             pass
         self._given_macs.add(mac)
