@@ -91,7 +91,8 @@ class PortFields:
     ``allowed_address_pairs`` are ``CIDR`` or ``CIDR MAC``.  ``security_groups`` by name or
     id filter what passes, an empty tuple lets only pass what every instance needs, None
     means no filter.  A new port that does not say gets its project's default group, as
-    in Neutron; one without a project and one without port security are not filtered.
+    in Neutron; one without a project, one without port security and one of the network
+    itself (``device_owner`` begins with ``network:``) are not filtered.
     """
 
     network: str | Unset = UNSET
