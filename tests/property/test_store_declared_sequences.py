@@ -9,8 +9,19 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agent.store.document import Document, Entry, FixedIpRequest, NetworkFields, PortFields, SubnetFields
+from agent.store.document import (
+    AddressGroupFields,
+    Document,
+    Entry,
+    FixedIpRequest,
+    NetworkFields,
+    PortFields,
+    RuleFields,
+    SecurityGroupFields,
+    SubnetFields,
+)
 from agent.store.writer import Writer
+from agent.store.writer_records import rule_text
 from tests.servers import StoreServer
 from tests.store_rows import assert_consistent
 
@@ -24,10 +35,38 @@ SUBNETS = {
 WISHES = ((), (FixedIpRequest("10.0.0.5"),), (FixedIpRequest("10.0.0.6"),), (FixedIpRequest(subnet="{}4"),))
 
 
+RULES = (
+    RuleFields(direction="egress"),
+    RuleFields(direction="ingress", protocol="tcp", ports="80,443"),
+    RuleFields(direction="ingress", protocol="tcp", ports="443-444", ethertype="IPv4"),
+    RuleFields(direction="ingress", protocol="icmp", remote_group="web"),
+    RuleFields(direction="ingress", remote_group="db"),
+    RuleFields(direction="ingress", protocol="udp", remote_address_group="office"),
+)
+
+
+@st.composite
+def groups(
+    draw: st.DrawFn,
+) -> tuple[tuple[Entry[SecurityGroupFields], ...], tuple[Entry[AddressGroupFields], ...]]:
+    """Return security groups and address groups whose rules refer to what is there."""
+    names = draw(st.lists(st.sampled_from(["web", "db"]), unique=True))
+    offices = draw(st.lists(st.just("office"), max_size=1))
+    fit = [rule for rule in RULES if {rule.remote_group, rule.remote_address_group} <= {*names, *offices, None}]
+    rules = st.lists(st.sampled_from(fit), max_size=4).map(tuple)
+    addresses = st.sets(st.sampled_from(["10.0.0.1", "10.0.0.0/8", "2001:db8::/32"])).map(tuple)
+    return (
+        tuple(Entry(name, SecurityGroupFields(rules=draw(rules))) for name in names),
+        tuple(Entry(name, AddressGroupFields(addresses=draw(addresses))) for name in offices),
+    )
+
+
 @st.composite
 def documents(draw: st.DrawFn) -> Document:
     """Return a document without contradictions: no wish twice, no port on a network that is not there."""
     networks = draw(st.lists(st.sampled_from(NETWORKS), unique=True))
+    security_groups, address_groups = draw(groups())
+    known = [entry.name for entry in security_groups]
     subnets = [name for name in SUBNETS if name[:-1] in networks and draw(st.booleans())]
     ports = []
     wished: set[tuple[str, str | None]] = set()
@@ -44,12 +83,15 @@ def documents(draw: st.DrawFn) -> Document:
             host=draw(st.sampled_from(["host1", "host2"])),
             fixed_ips=wishes,
             admin_state_up=draw(st.booleans()),
+            security_groups=tuple(name for name in known if draw(st.booleans())) if draw(st.booleans()) else None,
         )
         ports.append(Entry(f"{network}-{name}", fields))
     return Document(
         tuple(Entry(name, network_fields(name, draw(st.sampled_from([1300, 1400])))) for name in networks),
         tuple(Entry(name, SUBNETS[name]) for name in subnets),
         tuple(ports),
+        security_groups=security_groups,
+        address_groups=address_groups,
     )
 
 
@@ -75,7 +117,11 @@ def declared(writer: Writer) -> dict[str, object]:
     for port in writer.list_ports():
         # Which address of a subnet was chosen may depend on the past; how many of which subnet may not.
         subnets = sorted(writer.get_subnet(fixed_ip.subnet).name for fixed_ip in port.fixed_ips)
-        state[f"port {port.name}"] = (port.network_name, port.host, port.admin_state_up, subnets)
+        state[f"port {port.name}"] = (port.network_name, port.host, port.admin_state_up, subnets, port.security_groups)
+    for group in writer.list_security_groups():
+        state[f"group {group.name}"] = {rule_text(rule) for rule in group.rules}
+    for addresses in writer.list_address_groups():
+        state[f"addresses {addresses.name}"] = addresses.addresses
     return state
 
 
