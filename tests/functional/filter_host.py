@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 from tests.functional.filter_flood import kinds, marked, udp
-from tests.functional.filter_packets import Macs
+from tests.functional.filter_packets import Macs, frame
 from tests.functional.filter_wire import Station, namespace_of
 from tests.functional.lab import Lab, eventually
 
@@ -96,3 +98,14 @@ def sets(lab: Lab, host: str = "host1") -> list[str]:
 def wait_repaired(lab: Lab, before: str, what: str, timeout: float = 5.0) -> None:
     """Wait until everything that filters is as it was *before*."""
     eventually(lambda: tables(lab) == before, f"{what}: repaired", timeout)
+
+
+def fresh_packets(lab: Lab, sender: str, receiver: str, port: int) -> Iterator[tuple[str, bytes, bytes]]:
+    """Return UDP packets without end, IPv4 and IPv6 in turn, each of a connection of its own, with its marker."""
+    macs = Macs(lab.mac(sender), lab.mac(receiver))
+    ends = [(lab.address(sender, version), lab.address(receiver, version)) for version in (4, 6)]
+    for number in itertools.count():
+        source, target = ends[number % 2]
+        marker = b"allow-%08d" % number
+        packet = replace(udp(sender, receiver, source, target, port), source_port=30_000 + number // 2 % 500)
+        yield sender, frame(packet, macs, marker), marker

@@ -145,11 +145,10 @@ WRAPPINGS: dict[str, Callable[[bytes], bytes]] = {
 
 
 @pytest.fixture
-def wrapped_flags(lab: Lab) -> Iterator[None]:
+def wrapped_flags(lab: Lab) -> None:
     """Let br_netfilter look into tags as it does by default: not at all."""
     names = ("bridge-nf-filter-vlan-tagged", "bridge-nf-filter-pppoe-tagged")
     lab.output("host1", "sysctl", "-qw", *(f"net.bridge.{name}=0" for name in names))
-    yield
 
 
 @pytest.mark.usefixtures("wrapped_flags")
