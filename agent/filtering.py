@@ -44,6 +44,26 @@ _GATEKEEPERS: Final = ("bridges", "iptables", "members", "zones")
 LEFTOVERS_EVERY = 60.0  # seconds between two looks for chains of ours in the other iptables
 
 
+class Rejudging:
+    """Has connections judged anew after a filter was found open.  Used by the reconcile thread."""
+
+    def __init__(self, conntrack: ConntrackDriver) -> None:
+        self._conntrack = conntrack
+        self._hopeless: frozenset[ItemRef] = frozenset()
+
+    def after_pass(self, report: PassReport, reconciler: Reconciler) -> bool:
+        """Tell whether another pass is due because connections may have begun that nothing allows."""
+        self._conntrack.end_of_pass()
+        hopeless = reconciler.hopeless()
+        opened = bool(self._hopeless - hopeless)  # what was judged although this still allowed it is judged again
+        opened |= any(done.drifted for name, done in report.operations.items() if name in _GATEKEEPERS)
+        self._hopeless = hopeless
+        if opened:
+            self._conntrack.judge_all()
+            reconciler.need_resync([self._conntrack.name], lost=True)
+        return opened
+
+
 class Filtering:
     """Made once; used by the reconcile thread, except where another is named.
 
@@ -74,7 +94,7 @@ class Filtering:
             NftWatch(rules_changed, lambda pid, _: run.started(pid)),
         ]
         self._legacy = LegacyWatch(rules_changed)
-        self._hopeless: frozenset[ItemRef] = frozenset()
+        self._rejudging = Rejudging(self._conntrack)
         self._leftovers: tuple[Problem, ...] = ()
         self._looked_at: float | None = None
 
@@ -116,17 +136,9 @@ class Filtering:
 
     def after_pass(self, report: PassReport, reconciler: Reconciler) -> bool:
         """Have connections judged anew if a filter was found open; tell whether another pass is due."""
-        self._conntrack.end_of_pass()
         if self._legacy in self._watches and "iptables" in report.operations:
             self._legacy.note()
-        hopeless = reconciler.hopeless()
-        opened = bool(self._hopeless - hopeless)  # what was judged although this still allowed it is judged again
-        opened |= any(done.drifted for name, done in report.operations.items() if name in _GATEKEEPERS)
-        self._hopeless = hopeless
-        if opened:
-            self._conntrack.judge_all()
-            reconciler.need_resync([self._conntrack.name], lost=True)
-        return opened
+        return self._rejudging.after_pass(report, reconciler)
 
     def problems(self) -> tuple[Problem, ...]:
         """Return what operators should know of this host's filters."""

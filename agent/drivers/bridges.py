@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Protocol
 
 from agent.core.errors import ApplyError
 from agent.core.items import HybridBridge
@@ -23,14 +24,30 @@ _FEW = 16  # bridges that are asked for by name; of more the kernel's lists are 
 _NO_NETFILTER = "frames on bridges do not pass iptables; load the module: modprobe br_netfilter"
 
 
+class Bridges(Protocol):
+    """What the driver needs of ``BridgeSocket``."""
+
+    def bridges(self) -> list[Device]:
+        """List all bridges."""
+
+    def ports(self) -> list[Device]:
+        """List all ports of bridges."""
+
+    def find(self, names: Collection[str]) -> dict[str, Device]:
+        """Return those of the named devices that exist."""
+
+    def set_filtered(self, bridges: Collection[Device]) -> dict[str, ApplyError]:
+        """Have iptables of both families see what bridges forward; return those that were refused."""
+
+
 class BridgesDriver:
     """Bridges of the namespace in which it is first used; *netfilter* is there if br_netfilter is loaded."""
 
     name = "bridges"
 
-    def __init__(self, netfilter: Path = Path("/proc/sys/net/bridge")) -> None:
+    def __init__(self, netfilter: Path = Path("/proc/sys/net/bridge"), kernel: Bridges | None = None) -> None:
         self._netfilter = netfilter
-        self._kernel = BridgeSocket()
+        self._kernel = kernel if kernel is not None else BridgeSocket()
         self._served: set[Key] | None = None  # None: nobody has asked yet which there are
 
     def observe(self, keys: Mapping[Key, ObjectId] | None = None) -> dict[Key, Value]:
