@@ -2,8 +2,9 @@
 """When ports that have appeared here are announced, and how often.
 
 Each announcement is a broadcast, which costs the switch as much as the network has
-ports: 400 at once would keep it busy for seconds.  So they are sent a few at a time,
-physical networks first, where switches outside have to learn the new place.  There
+ports: 15 ms with 400, during which it takes no flows.  So they are sent two at a
+time, with rests of twice what sending took, and nobody waits for them; physical
+networks first, where switches outside have to learn the new place.  There
 an announcement is repeated, as hypervisors do after a migration: one frame may be
 lost, or undone by a last frame from the old place.  On other networks nobody learns
 places, and one is enough.
@@ -14,30 +15,37 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future
 from typing import Protocol
 
 from agent.core.model import HostSnapshot, PortId, SwitchView
 from agent.l2.announce import announcements
 
-AT_ONCE = 8  # ports in one step
-PACE = 0.1  # seconds between two steps
+AT_ONCE = 2  # ports in one step
+PACE = 0.02  # seconds between two steps, at least
+REST = 2.0  # times the seconds that the last step took, at least
 REPEATS = (0.15, 0.5, 2.0)  # seconds after the first, on physical networks
 _PHYSICAL, _OTHER = 0, 1
 
 
 class Sender(Protocol):
-    """Sends (OpenFlow port number, Ethernet frame); never raises for what the switch does."""
+    """Sends (OpenFlow port number, Ethernet frame); never fails for what the switch does."""
 
-    def announce(self, frames: Iterable[tuple[int, bytes]]) -> None:
-        """Send *frames*."""
+    def announce(self, frames: Iterable[tuple[int, bytes]]) -> Future[float]:
+        """Send *frames* without waiting for it; the result are the seconds that it took."""
 
 
 class Announcements:
-    """Ports that are to be announced; used by the reconcile thread."""
+    """Ports that are to be announced; used by the reconcile thread.
 
-    def __init__(self, sender: Sender, monotonic: Callable[[], float]) -> None:
+    *on_sent* is called after each step, on another thread: it must only wake somebody.
+    """
+
+    def __init__(self, sender: Sender, monotonic: Callable[[], float], on_sent: Callable[[], None]) -> None:
         self._sender = sender
         self._monotonic = monotonic
+        self._on_sent = on_sent
+        self._sending: Future[float] | None = None
         self._queue: list[tuple[float, int, int, PortId]] = []  # due, urgency, order, port
         self._order = itertools.count()
         self._not_before = 0.0
@@ -54,16 +62,21 @@ class Announcements:
                 heapq.heappush(self._queue, (now + delay, urgency, next(self._order), port_id))
 
     def next_due(self) -> float | None:
-        """Return the monotonic time of the next step, None if nothing is waiting."""
-        return max(self._queue[0][0], self._not_before) if self._queue else None
+        """Return the monotonic time of the next step, None if nothing is waiting or one is under way."""
+        if not self._queue or (self._sending is not None and not self._sending.done()):
+            return None
+        return max(self._queue[0][0], self._not_before)
 
     def postpone(self, seconds: float) -> None:
         """Send nothing for so long: the switch is not there."""
         self._not_before = self._monotonic() + seconds
 
     def step(self, snapshot: HostSnapshot, switch: SwitchView) -> None:
-        """Send what is due, at most a few; ports that are gone meanwhile are passed over."""
+        """Begin to send what is due, at most a few; ports that are gone meanwhile are passed over."""
         now = self._monotonic()
+        if self._sending is not None and self._sending.done():
+            rest = max(PACE, REST * self._sending.result())
+            self._not_before, self._sending = max(self._not_before, now + rest), None
         frames: list[tuple[int, bytes]] = []
         for _ in range(AT_ONCE):
             due = self.next_due()
@@ -74,5 +87,5 @@ class Announcements:
             if port is not None and interface is not None and interface.ofport is not None:
                 frames += [(interface.ofport, frame) for frame in announcements(port)]
         if frames:
-            self._sender.announce(frames)
-            self._not_before = self._monotonic() + PACE
+            self._sending = self._sender.announce(frames)
+            self._sending.add_done_callback(lambda _: self._on_sent())

@@ -48,6 +48,7 @@ LOG = logging.getLogger(__name__)
 
 LOST_ATTEMPTS = 7  # failures in a row, 6 to 13 s, after which ports that were up count as down
 SWITCH_RESTART_SECONDS = 2.0  # that a restart of ovs-vswitchd is given before ports are announced again
+_NO_PASS = frozenset(("announced", "reported", "request"))  # reasons to wake up that change nothing of what is wanted
 STORED_STATUS_SECONDS = 2.0  # how long the first pass waits for the rows that an earlier process has left
 
 
@@ -96,7 +97,7 @@ class Daemon:
         self._ports: Mapping[PortId, PortState] | None = None
         self._log = logs.StateChangeLog(LOG)
         self._read_back = ReadBack(parts.drivers, time.monotonic, config.passes.resync_interval)
-        self._announcements = Announcements(parts.announcer, time.monotonic)
+        self._announcements = Announcements(parts.announcer, time.monotonic, lambda: parts.wake.set("announced"))
         self._reporter = StatusReporter(parts.status_writer, time.monotonic, time.time)
         self._state = AgentState(config.host, __version__, time.time(), store_address=",".join(config.store.connection))
         self.on_converged: Callable[[], None] = lambda: None
@@ -250,7 +251,7 @@ class Daemon:
         due = reconciler.next_due()
         if due is not None and due <= now:
             reasons.setdefault("retry", now)
-        elif not reasons.keys() - {"reported", "request"} and self._state.applied_at is not None:
+        elif not reasons.keys() - _NO_PASS and self._state.applied_at is not None:
             if self._read_back.step(reconciler):
                 self._pass({"drift": now})
             return
@@ -417,6 +418,7 @@ class Daemon:
             and snapshot.hosts is before.hosts
             and snapshot.security_groups is before.security_groups
             and snapshot.address_chunks is before.address_chunks
+            and snapshot.owners is before.owners
         )
 
     def _note_wiring(self, up: list[PortId], report: PassReport, reasons: Mapping[str, float]) -> None:

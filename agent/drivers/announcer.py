@@ -3,13 +3,16 @@
 
 Used to tell the neighbours of a port that has just appeared here where it is now
 (gratuitous ARP, unsolicited ND).  A courtesy and no state: nothing is read back, and
-a failure is logged and forgotten.
+a failure is logged and forgotten.  A thread of its own waits for the switch, which
+takes its time for broadcasts.
 """
 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 
 from agent.command import Runner
 from agent.core.errors import CommandError
@@ -27,20 +30,27 @@ class Announcer:
     def __init__(self, run: Runner, target: str) -> None:
         self._run = run
         self._target = target
+        self._thread = ThreadPoolExecutor(1, "announce")
 
-    def announce(self, frames: Iterable[tuple[int, bytes]]) -> None:
+    def announce(self, frames: Iterable[tuple[int, bytes]]) -> Future[float]:
         """Let each (OpenFlow port number, Ethernet frame) enter the pipeline, in one process.
 
-        The port's own flows judge the frame: what the instance may not send does not
-        pass.  Never raises for what the switch does.
+        Does not wait for it; the result are the seconds that it took.  The port's own
+        flows judge the frame: what the instance may not send does not pass.  Never
+        fails for what the switch does.
         """
         lines = [
             f"packet-out in_port={ofport},packet={frame.hex()},actions={FIRST_TABLE}\n" for ofport, frame in frames
         ]
+        return self._thread.submit(self._send, lines)
+
+    def _send(self, lines: list[str]) -> float:
         if not lines:
-            return
+            return 0.0
+        begun = time.monotonic()
         argv = ("ovs-ofctl", "-O", OPENFLOW_VERSION, "--no-names", "bundle", self._target, "-")
         try:
             self._run(argv, stdin="".join(lines), timeout=TIMEOUT)
         except CommandError as err:
             LOG.warning("%d announcements of ports were not sent: %s", len(lines), err)
+        return time.monotonic() - begun

@@ -35,20 +35,20 @@ def test_frames_take_the_way_of_the_port_and_are_judged_by_its_flows(ovs):
     ovs.ofctl("add-flow", "MGMT", "table=5,arp,actions=output:3")
     before = sent(ovs, "p3")
 
-    Announcer(CommandRunner(), ovs.management).announce([(1, ARP), (2, ARP), (1, ARP)])
+    Announcer(CommandRunner(), ovs.management).announce([(1, ARP), (2, ARP), (1, ARP)]).result(5)
 
     wait_until(lambda: sent(ovs, "p3") == before + 2)  # that of port 2 was not allowed to pass
 
 
 def test_a_failure_is_logged_and_goes_no_further(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
-        Announcer(CommandRunner(), f"unix:{tmp_path}/br-int.mgmt").announce([(1, ARP)])
+        Announcer(CommandRunner(), f"unix:{tmp_path}/br-int.mgmt").announce([(1, ARP)]).result(5)
 
     assert "1 announcements of ports were not sent" in caplog.text
 
 
 def test_nothing_to_say_needs_no_switch(caplog):
     with caplog.at_level(logging.WARNING):
-        Announcer(CommandRunner(), "unix:/nonexistent").announce([])
+        Announcer(CommandRunner(), "unix:/nonexistent").announce([]).result(5)
 
     assert caplog.text == ""

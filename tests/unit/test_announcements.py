@@ -5,26 +5,34 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
+from concurrent.futures import Future
 
-from agent.announcements import AT_ONCE, PACE, REPEATS, Announcements
+from agent.announcements import AT_ONCE, PACE, REPEATS, REST, Announcements
 from agent.core.model import PortId
 from tests.golden.host_states import Clock
 from tests.golden.l2_world import World
 
 
 class Wire:
-    def __init__(self, clock: Clock) -> None:
+    """Takes *seconds* for each step."""
+
+    def __init__(self, clock: Clock, seconds: float = 0.0) -> None:
         self._clock = clock
+        self._seconds = seconds
         self.sent: list[tuple[float, int]] = []
 
-    def announce(self, frames) -> None:
+    def announce(self, frames) -> Future[float]:
         self.sent += [(self._clock.time, ofport) for ofport, _ in frames]
+        self._clock.time += self._seconds
+        sent: Future[float] = Future()
+        sent.set_result(self._seconds)
+        return sent
 
 
-def run(world: World, ports, seconds: float = 10.0, gone=()) -> list[tuple[float, int]]:
+def run(world: World, ports, seconds: float = 10.0, gone=(), takes: float = 0.0) -> list[tuple[float, int]]:
     clock = Clock()
-    wire = Wire(clock)
-    queue = Announcements(wire, clock)
+    wire = Wire(clock, takes)
+    queue = Announcements(wire, clock, lambda: None)
     queue.add(ports, world.snapshot())
     for port in gone:
         del world.ports[port]
@@ -69,7 +77,7 @@ def test_a_port_that_is_gone_meanwhile_is_passed_over():
 def test_nothing_is_sent_while_the_switch_is_away():
     clock = Clock()
     wire = Wire(clock)
-    queue = Announcements(wire, clock)
+    queue = Announcements(wire, clock, lambda: None)
     world = crowd(1)
     queue.add([PortId("p1")], world.snapshot())
     queue.postpone(2.0)
@@ -79,3 +87,36 @@ def test_nothing_is_sent_while_the_switch_is_away():
     clock.time += 2.0
     queue.step(world.snapshot(), world.switch())
     assert len(wire.sent) == 1
+
+
+def test_a_switch_that_takes_long_gets_long_rests():
+    world = crowd(4)
+    sent = run(world, [PortId(f"p{number}") for number in range(1, 5)], takes=0.1)
+    first, second = sorted({time for time, _ in sent})
+    assert second - first >= 0.1 * (1 + REST) * 0.99
+
+
+def test_one_step_ends_before_the_next_begins():
+    clock, woken = Clock(), []
+    under_way: Future[float] = Future()
+    steps = []
+
+    class Slow:
+        def announce(self, frames) -> Future[float]:
+            steps.append([ofport for ofport, _ in frames])
+            return under_way
+
+    world = crowd(AT_ONCE + 1)
+    queue = Announcements(Slow(), clock, lambda: woken.append(clock.time))
+    queue.add([PortId(f"p{number}") for number in range(1, AT_ONCE + 2)], world.snapshot())
+    queue.step(world.snapshot(), world.switch())
+    assert queue.next_due() is None
+    clock.time += 60
+    queue.step(world.snapshot(), world.switch())
+    assert len(steps) == 1
+    under_way.set_result(60.0)
+    assert woken == [clock.time]
+    assert queue.next_due() is not None
+    queue.step(world.snapshot(), world.switch())
+    assert len(steps) == 1
+    assert queue.next_due() == clock.time + 60.0 * REST
