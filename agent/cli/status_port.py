@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from agent.cli.answer import Answer, count, flag, number, part, parts, text, words
 from agent.cli.output import Value, age, table
+from agent.cli.rule_view import ANY_PROTOCOL, ANYBODY, ports_text
 
 HEADS = ("group", "direction", "ethertype", "protocol", "ports", "remote", "packets", "bytes", "rule")
 
@@ -67,25 +68,24 @@ def _group(group: Answer) -> str:
 
 def _rule(group: Answer, rule: Answer) -> list[Value]:
     counts: list[Value] = [None if number(rule, key) is None else count(rule, key) for key in ("packets", "bytes")]
-    words_of = [text(rule, key) for key in ("direction", "ethertype", "protocol")]
-    return [text(group, "name"), *words_of, _ports(rule), _remote(rule), *counts, text(rule, "id")]
+    protocol = text(rule, "protocol")
+    ports = ports_text(protocol, *(_whole(rule, key) for key in ("port_range_min", "port_range_max")))
+    whose = [text(rule, key) for key in ("direction", "ethertype")]
+    what = [*whose, protocol or ANY_PROTOCOL, ports, _remote(rule)]
+    return [text(group, "name"), *what, *counts, text(rule, "id")]
 
 
-def _ports(rule: Answer) -> str:
-    first, last = number(rule, "port_range_min"), number(rule, "port_range_max")
-    if first is None:
-        return ""
-    if text(rule, "protocol") in ("icmp", "ipv6-icmp"):
-        return f"type {first:.0f}" + ("" if last is None else f" code {last:.0f}")
-    return f"{first:.0f}" if first == last or last is None else f"{first:.0f}-{last:.0f}"
+def _whole(rule: Answer, key: str) -> int | None:
+    found = number(rule, key)
+    return None if found is None else int(found)
 
 
 def _remote(rule: Answer) -> str:
     owner = text(rule, "remote_owner")
     if not owner:
-        return text(rule, "remote_ip_prefix")
-    name = text(rule, "remote_owner_name")
-    return f"group {name}" if name else f"members of {owner}"
+        return text(rule, "remote_ip_prefix") or ANYBODY
+    kind = text(rule, "remote_owner_kind").removeprefix("security_").replace("_", " ")
+    return f"{kind or 'members of'} {text(rule, 'remote_owner_name') or owner}"
 
 
 def _amount(counted: Answer) -> str:

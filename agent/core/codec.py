@@ -19,6 +19,7 @@ from typing import Any, TypeAlias
 
 from agent.core.model import (
     AddressChunk,
+    AddressOwner,
     AddressPair,
     Direction,
     Endpoint,
@@ -27,6 +28,7 @@ from agent.core.model import (
     HostSnapshot,
     Network,
     NetworkType,
+    OwnerKind,
     Port,
     SecurityGroup,
     SecurityGroupRule,
@@ -85,6 +87,7 @@ def apply(snapshot: HostSnapshot, block: Json) -> HostSnapshot:
         hosts=tables["hosts"],
         security_groups=tables["security_groups"],
         address_chunks=tables["address_chunks"],
+        owners=tables["owners"],
     )
 
 
@@ -105,6 +108,7 @@ def _tables(snapshot: HostSnapshot) -> dict[str, Mapping[Any, Any]]:
         "hosts": snapshot.hosts,
         "security_groups": snapshot.security_groups,
         "address_chunks": snapshot.address_chunks,
+        "owners": snapshot.owners,
     }
 
 
@@ -206,6 +210,10 @@ def _address_chunks(data: Json, before: Mapping[str, AddressChunk] | None) -> di
     return {**(before or {}), **members}
 
 
+def _owner(data: Json, _: object) -> AddressOwner:
+    return AddressOwner(**{**_known(AddressOwner, data), "kind": OwnerKind(data["kind"])})
+
+
 _DECODERS: Mapping[str, Callable[[Any, Any], Any]] = {
     "networks": _network,
     "subnets": _subnets,
@@ -214,4 +222,5 @@ _DECODERS: Mapping[str, Callable[[Any, Any], Any]] = {
     "hosts": _host,
     "security_groups": _security_group,
     "address_chunks": _address_chunks,
+    "owners": _owner,
 }

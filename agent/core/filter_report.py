@@ -7,7 +7,16 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from agent.core.model import Direction, HostSnapshot, OwnerId, Port, PortId, SecurityGroup, SecurityGroupId
+from agent.core.model import (
+    AddressOwner,
+    Direction,
+    HostSnapshot,
+    OwnerId,
+    Port,
+    PortId,
+    SecurityGroup,
+    SecurityGroupId,
+)
 from agent.core.plan import Group, ItemRef, ObjectId, Plan
 from agent.core.report import ObjectStatus
 
@@ -52,16 +61,16 @@ class FilterCounts:
 class PortFilter:
     """How one port of this host is filtered.
 
-    ``groups`` are its security groups as far as they are known, ``group_names`` those of
-    all that the host knows.  ``bridge``, ``zone`` (of its connections, None if they are not
-    tracked) and ``chains`` are set for a hybrid plug that has been planned.  ``in_place``
+    ``groups`` are its security groups as far as they are known, ``owners`` tell what the
+    groups and address groups are called that rules refer to.  ``bridge``, ``zone`` (of its
+    connections, None if they are not tracked) and ``chains`` are set for a hybrid plug that has been planned.  ``in_place``
     tells that nothing is missing that the port waits for; ``unfinished`` says what is
     missing, parts of its groups included.
     """
 
     port: PortId
     groups: tuple[SecurityGroup, ...]
-    group_names: Mapping[OwnerId, str] = field(default_factory=dict)
+    owners: Mapping[OwnerId, AddressOwner] = field(default_factory=dict)
     bridge: str | None = None
     zone: int | None = None
     chains: Mapping[Direction, str] = field(default_factory=dict)
@@ -87,17 +96,16 @@ def _port_filter(
 ) -> PortFilter:
     known = snapshot.security_groups
     groups = tuple(known[group] for group in port.security_groups if group in known)
-    names = {OwnerId(group.id): group.name for group in known.values()}
     own = plan.groups.get(ObjectId(f"port:{port.id}"))
     bridge = next(iter(own.items.get("bridges", {})), None) if own is not None else None
     if own is None or bridge is None:
-        return PortFilter(port.id, groups, names)
+        return PortFilter(port.id, groups, snapshot.owners)
     needed = set(_refs(own)).union(*own.requires.values())
     waits = sorted(needed & unfinished.keys())
     others = sorted({ref for group in groups for ref in _group_refs(plan, group.id)} & unfinished.keys() - needed)
     texts = [f"{ref.driver} {ref.key}: {unfinished[ref].message}" for ref in (*waits, *others)]
     return PortFilter(
-        port.id, groups, names, bridge, _zone(own, bridge), _chains(own), not waits, tuple(texts[:MOST_SHOWN])
+        port.id, groups, snapshot.owners, bridge, _zone(own, bridge), _chains(own), not waits, tuple(texts[:MOST_SHOWN])
     )
 
 

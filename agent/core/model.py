@@ -23,7 +23,7 @@ SubnetId = NewType("SubnetId", str)
 PortId = NewType("PortId", str)
 EndpointId = NewType("EndpointId", str)
 SecurityGroupId = NewType("SecurityGroupId", str)
-OwnerId = NewType("OwnerId", str)  # of a list of addresses: a security group (its members) or an address group
+OwnerId = NewType("OwnerId", str)  # of a list of addresses: see AddressOwner
 HostName = NewType("HostName", str)
 
 
@@ -172,6 +172,22 @@ class SecurityGroup:
     log_burst: int = 25
 
 
+class OwnerKind(StrEnum):
+    """What has a list of addresses: a security group those of its members, an address group its own."""
+
+    SECURITY_GROUP = "security_group"
+    ADDRESS_GROUP = "address_group"
+
+
+@dataclass(frozen=True, slots=True)
+class AddressOwner:
+    """What the addresses that a rule refers to belong to; for people only, nothing is planned from it."""
+
+    id: OwnerId
+    kind: OwnerKind
+    name: str
+
+
 @dataclass(frozen=True, slots=True)
 class AddressChunk:
     """Some of the addresses of *owner*, chosen by hash, so that one more changes one small row.
@@ -221,6 +237,7 @@ class HostSnapshot:
     hosts: Mapping[HostName, Host] = field(default_factory=dict)
     security_groups: Mapping[SecurityGroupId, SecurityGroup] = field(default_factory=dict)
     address_chunks: Mapping[OwnerId, Mapping[str, AddressChunk]] = field(default_factory=dict)
+    owners: Mapping[OwnerId, AddressOwner] = field(default_factory=dict)
     problems: tuple[Problem, ...] = ()
 
 

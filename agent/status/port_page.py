@@ -68,7 +68,7 @@ def _for_people(rule: SecurityGroupRule) -> tuple[Any, ...]:
 
 
 def _rule(rule: SecurityGroupRule, found: PortFilter, counters: RuleCounters | None) -> Json:
-    owner = rule.remote_owner
+    owner = found.owners.get(rule.remote_owner) if rule.remote_owner is not None else None
     return {
         "id": rule.id,
         "direction": rule.direction.value,
@@ -77,8 +77,9 @@ def _rule(rule: SecurityGroupRule, found: PortFilter, counters: RuleCounters | N
         "port_range_min": rule.port_min,
         "port_range_max": rule.port_max,
         "remote_ip_prefix": rule.remote_prefix,
-        "remote_owner": owner,
-        "remote_owner_name": None if owner is None else found.group_names.get(owner),
+        "remote_owner": rule.remote_owner,
+        "remote_owner_kind": None if owner is None else owner.kind.value,
+        "remote_owner_name": None if owner is None else owner.name,
         **_count(counters.rules.get(naming.short_hash(rule.id)) if counters else None),
     }
 

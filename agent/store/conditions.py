@@ -22,8 +22,9 @@ Condition: TypeAlias = list[Any]
 LINGER = 60.0  # seconds that a condition stays after the last that needed it went
 
 BY_NETWORK = {"Network": "_uuid", "Subnet": "network", "Endpoint": "network"}
-BY_GROUP = {"Security_Group": "_uuid", "Security_Group_Rule": "group"}
-BY_OWNER = {"Address_Chunk": "owner"}
+BY_GROUP = {"Security_Group_Rule": "group"}
+BY_OWNER = {"Address_Chunk": "owner", "Address_Group": "_uuid"}
+BY_EITHER = {"Security_Group": "_uuid"}
 BY_HOST = {"Port": "host", "Port_Status": "host", "Host_Status": "host"}
 
 
@@ -34,19 +35,25 @@ class Needs(NamedTuple):
     groups: frozenset[SecurityGroupId] = frozenset()
     owners: frozenset[OwnerId] = frozenset()
 
+    @property
+    def named(self) -> frozenset[str]:
+        """The security groups to know by name: a rule's remote group is one whose rules are none of our business."""
+        return frozenset((*self.groups, *self.owners))
+
 
 class Conditions:
     """The conditions of one host's replica.  Used on the IDL thread only."""
 
     def __init__(self, idl: ovs_idl.Idl, host: HostName) -> None:
         self._idl = idl
-        self._selections = [_Selection(idl, columns) for columns in (BY_NETWORK, BY_GROUP, BY_OWNER)]  # as in Needs
+        # As in _wanted().
+        self._selections = [_Selection(idl, columns) for columns in (BY_NETWORK, BY_GROUP, BY_OWNER, BY_EITHER)]
         for table, column in BY_HOST.items():
             idl.cond_change(table, [[column, "==", host]])
 
     def need(self, needs: Needs, now: float) -> None:
         """Ask for the rows of *needs*; *now* is in monotonic seconds."""
-        for selection, ids in zip(self._selections, needs, strict=True):
+        for selection, ids in zip(self._selections, _wanted(needs), strict=True):
             selection.need(ids, now)
 
     def in_force(self, needs: Needs) -> bool:
@@ -56,7 +63,11 @@ class Conditions:
         for table in self._idl.tables.values():
             if table.condition_state.new is not None or table.condition_state.requested is not None:
                 return False
-        return all(selection.in_force(ids) for selection, ids in zip(self._selections, needs, strict=True))
+        return all(selection.in_force(ids) for selection, ids in zip(self._selections, _wanted(needs), strict=True))
+
+
+def _wanted(needs: Needs) -> tuple[frozenset[str], ...]:
+    return needs.networks, needs.groups, needs.owners, needs.named
 
 
 class _Selection:

@@ -14,8 +14,10 @@ from typing import Any
 
 from agent.core.model import (
     AddressChunk,
+    AddressOwner,
     Direction,
     OwnerId,
+    OwnerKind,
     SecurityGroup,
     SecurityGroupId,
     SecurityGroupRule,
@@ -56,6 +58,11 @@ def security_group(row: Any) -> SecurityGroup:
         log_rate=one(row, "log_rate"),
         log_burst=one(row, "log_burst"),
     )
+
+
+def address_group(row: Any) -> AddressOwner:
+    """Freeze an Address_Group row; its addresses have rows of their own."""
+    return AddressOwner(OwnerId(str(row.uuid)), OwnerKind.ADDRESS_GROUP, one(row, "name"))
 
 
 def rule(row: Any) -> RuleRow:

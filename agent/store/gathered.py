@@ -11,7 +11,7 @@ from dataclasses import replace
 from operator import attrgetter
 from typing import Generic, TypeVar
 
-from agent.core.model import OwnerId, SecurityGroup, SecurityGroupId, SecurityGroupRule
+from agent.core.model import AddressOwner, OwnerId, OwnerKind, SecurityGroup, SecurityGroupId, SecurityGroupRule
 from agent.store.filter_rows import RuleRow
 
 _Owner = TypeVar("_Owner")
@@ -53,7 +53,7 @@ class ByOwner(Generic[_Owner, _Key, _Member]):
 
 
 class Groups:
-    """Security groups, each put together from its own row and those of its rules.
+    """Security groups, each put together from its own row and those of its rules; and what address groups are called.
 
     Only a group of which something changed is put together anew.
     """
@@ -64,6 +64,7 @@ class Groups:
         self._changed: set[SecurityGroupId] = set()
         self._whole: dict[SecurityGroupId, SecurityGroup] = {}
         self._owners: dict[SecurityGroupId, frozenset[OwnerId]] = {}
+        self._called: dict[OwnerId, AddressOwner] = {}
 
     def file(self, before: SecurityGroup | None, after: SecurityGroup | None) -> None:
         """Take over what a group's row says; its rules come one by one."""
@@ -73,6 +74,18 @@ class Groups:
                 self._changed.add(group.id)
         if after is not None:
             self._heads[after.id] = after
+            self.file_owner(AddressOwner(OwnerId(after.id), OwnerKind.SECURITY_GROUP, after.name))
+        elif before is not None:
+            self.drop_owner(OwnerId(before.id))
+
+    def file_owner(self, owner: AddressOwner) -> None:
+        """Take over what an owner of addresses is called; one that is called as before stays the same object."""
+        if self._called.get(owner.id) != owner:
+            self._called[owner.id] = owner
+
+    def drop_owner(self, owner: OwnerId) -> None:
+        """Forget what an owner of addresses is called."""
+        self._called.pop(owner, None)
 
     def file_rule(self, before: RuleRow | None, after: RuleRow | None) -> None:
         """Take over what a rule's row says."""
@@ -108,7 +121,17 @@ class Groups:
         """Return those of *groups* that are there, as of the last ``settle``."""
         return {group: self._whole[group] for group in groups if group in self._whole}
 
-    def name(self, group: str) -> str | None:
-        """Return the name of a group, None if it is not there."""
-        head = self._heads.get(SecurityGroupId(group))
-        return None if head is None else head.name
+    def called(self, owners: Iterable[OwnerId]) -> dict[OwnerId, AddressOwner]:
+        """Return what those of *owners* are called that are there."""
+        return {owner: self._called[owner] for owner in owners if owner in self._called}
+
+    def __contains__(self, group: SecurityGroupId) -> bool:
+        """Tell whether a group's row is there and makes sense."""
+        return group in self._heads
+
+    def text(self, owner: str) -> str:
+        """Return how people call a security group or an address group: ``security group web``."""
+        known = self._called.get(OwnerId(owner))
+        if known is None:
+            return f"group {owner}"
+        return f"{known.kind.replace('_', ' ')} {known.name or known.id}"

@@ -50,6 +50,7 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
         "group", "direction", "ethertype", "protocol", "port_range_min", "port_range_max", "remote_ip_prefix",
         "remote_group", "remote_address_group",
     ),
+    "Address_Group": ("name",),
     "Address_Chunk": ("owner", "chunk", "addresses"),
     "Endpoint": ("network", "mac", "addresses", "host"),
     "Host": ("name", "tunnel_address", "encapsulations", "bridge_mappings"),
@@ -65,6 +66,7 @@ _FREEZE: Mapping[str, Callable[[Any, Any], Any]] = {  # of a row and what it was
     "Host": lambda row, _: rows.host(row),
     "Security_Group": lambda row, _: filter_rows.security_group(row),
     "Security_Group_Rule": lambda row, _: filter_rows.rule(row),
+    "Address_Group": lambda row, _: filter_rows.address_group(row),
     "Address_Chunk": filter_rows.address_chunk,
 }
 
@@ -221,6 +223,11 @@ class SnapshotReader:
                 self._chunks.remove(before.chunk.owner, before.chunk.chunk, before.chunk)
             if after is not None:
                 self._chunks.put(after.chunk.owner, after.chunk.chunk, after.chunk)
+        elif table == "Address_Group":
+            if after is not None:
+                self._groups.file_owner(after)
+            else:
+                self._groups.drop_owner(before.id)
         else:
             self._needs_stale = True
             if table == "Security_Group":
@@ -259,6 +266,7 @@ class SnapshotReader:
             hosts={host.name: host for host in self._frozen["Host"].values()} if "Host" in changed else last.hosts,
             security_groups=_same(self._groups.chosen(needs.groups), last.security_groups),
             address_chunks=_same(self._chunks.publish(needs.owners), last.address_chunks),
+            owners=_same(self._groups.called(needs.owners), last.owners),
             problems=problems if problems != last.problems else last.problems,
         )
         return True
@@ -273,7 +281,7 @@ class SnapshotReader:
         ports: dict[Any, Port] = self._frozen["Port"]
         for port in ports.values():
             for group in port.security_groups:
-                if self._groups.name(group) is None:
+                if group not in self._groups:
                     text = f"security group {group} is not there, or cannot be read; it allows nothing"
                     yield Problem(f"port:{port.id}", "security_groups", f"port {port.name}: {text}", Actor.CLOUD)
 
@@ -282,15 +290,13 @@ class SnapshotReader:
         object_id, name = f"{noun}:{uuid}", f"{noun.replace('_', ' ')} {fault.name or uuid}"
         if table == "Security_Group_Rule" and fault.group:
             object_id = f"security_group:{fault.group}"
-            name = f"security group {self._groups.name(fault.group) or fault.group} rule {uuid}"
+            name = f"{self._groups.text(fault.group)}, rule {uuid}"
         return Problem(object_id, fault.error.column, f"{name}: {fault.error}", fault.error.actor)
 
     def _strange_addresses(self, row: filter_rows.ChunkRow) -> Problem:
         owner, strange = row.chunk.owner, row.not_addresses
-        name = self._groups.name(owner)
-        whose = f"members of {owner}" if name is None else f"members of security group {name}"
         more = f" and {len(strange) - 1} more" if len(strange) > 1 else ""
-        text = f"{whose}: {strange[0]!r}{more} is no address; left out"
+        text = f"{self._groups.text(owner)}: {strange[0]!r}{more} among its addresses is none; left out"
         return Problem(f"members:{owner}", "addresses", text, Actor.CLOUD)
 
     def _revision(self) -> tuple[str, int]:

@@ -55,6 +55,9 @@ CHUNKS = st.dictionaries(
 )
 
 
+OWNERS = st.builds(model.AddressOwner, IDS, st.sampled_from(model.OwnerKind), TEXT)
+
+
 def by_id(values):
     return st.dictionaries(IDS, values, max_size=3)
 
@@ -63,6 +66,7 @@ SNAPSHOTS = st.builds(
     model.HostSnapshot, host=st.just(HOST), generation=TEXT, revision=st.integers(0, 9), in_sync=st.just(True),
     networks=by_id(NETWORKS), subnets=by_id(SUBNETS), ports=by_id(PORTS), endpoints=by_id(ENDPOINTS),
     hosts=by_id(HOSTS), security_groups=by_id(GROUPS), address_chunks=by_id(CHUNKS),
+    owners=by_id(OWNERS),
 )  # fmt: skip
 
 

@@ -17,11 +17,13 @@ from agent.core.errors import CommandError
 from agent.core.filter_report import Count, PortFilter, RuleCounters, port_filters
 from agent.core.items import HybridBridge
 from agent.core.model import (
+    AddressOwner,
     Direction,
     HostName,
     HostSnapshot,
     NetworkId,
     OwnerId,
+    OwnerKind,
     Port,
     PortId,
     SecurityGroup,
@@ -38,14 +40,21 @@ RULES = (
     SecurityGroupRule("r1", Direction.INGRESS, 4, 6, 80, 90, remote_prefix="198.51.100.0/24"),
     SecurityGroupRule("r2", Direction.INGRESS, 4, 1, 8, 0, remote_owner=OwnerId(WEB)),
     SecurityGroupRule("r3", Direction.EGRESS, 6, remote_owner=OwnerId("office-id")),
+    SecurityGroupRule("r4", Direction.EGRESS, 4, 17),
+    SecurityGroupRule("r5", Direction.INGRESS, 6, remote_owner=OwnerId("gone-id")),
 )
+OWNERS = {
+    OwnerId(WEB): AddressOwner(OwnerId(WEB), OwnerKind.SECURITY_GROUP, "web"),
+    OwnerId("office-id"): AddressOwner(OwnerId("office-id"), OwnerKind.ADDRESS_GROUP, "office"),
+}
 GROUPS = {
     WEB: SecurityGroup(WEB, "web", rules=RULES, log_dropped=True),
     DB: SecurityGroup(DB, "db", stateful=False),
 }
 PORT = Port(PortId("p1"), "vm1", NetworkId("n"), "fa:16:3e:00:00:01", (), filtered=True, security_groups=(WEB,))
 OPEN = replace(PORT, id=PortId("p2"), name="vm2", filtered=False, security_groups=())
-SNAPSHOT = HostSnapshot(HostName("host1"), in_sync=True, ports={p.id: p for p in (PORT, OPEN)}, security_groups=GROUPS)
+PORTS = {p.id: p for p in (PORT, OPEN)}
+SNAPSHOT = HostSnapshot(HostName("host1"), in_sync=True, ports=PORTS, security_groups=GROUPS, owners=OWNERS)
 CHAIN = "4 filter hp-p-0123456789abcdef"
 TREE = "4 filter hp-t-p1 -i qbrp1 -m physdev --physdev-in tapp1 --physdev-out qvbp1 --physdev-is-bridged"
 
@@ -151,9 +160,11 @@ def test_people_see_each_rule_with_its_hits(hostplane: Run):
     assert "groups     web (logs drop)" in lines
     rows = [line.split() for line in lines if line.startswith("web ")]
     assert rows == [
-        ["web", "egress", "IPv6", "-", "-", "members", "of", "office-id", "-", "-", "r3"],
+        ["web", "egress", "IPv4", "udp", "-", "anybody", "-", "-", "r4"],
+        ["web", "egress", "IPv6", "any", "-", "address", "group", "office", "-", "-", "r3"],
         ["web", "ingress", "IPv4", "icmp", "type", "8", "code", "0", "group", "web", "-", "-", "r2"],
         ["web", "ingress", "IPv4", "tcp", "80-90", "198.51.100.0/24", "12", "720", "r1"],
+        ["web", "ingress", "IPv6", "any", "-", "members", "of", "gone-id", "-", "-", "r5"],
     ]
     assert "only its first packet" in lines[-1]
 

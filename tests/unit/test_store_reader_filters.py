@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from agent.core.errors import Actor
-from agent.core.model import AddressChunk, Direction, HostName, HostSnapshot, SecurityGroup
+from agent.core.model import AddressChunk, AddressOwner, Direction, HostName, HostSnapshot, OwnerKind, SecurityGroup
 from agent.store import remotes
 from agent.store.document import NetworkFields, PortFields
 from agent.store.reader import SnapshotReader
@@ -54,6 +54,9 @@ class Store:
 
     def group(self, name: str, **columns: object) -> str:
         return self.transact(group(name, **columns))[0]
+
+    def address_group(self, name: str) -> str:
+        return self.transact({"op": "insert", "table": "Address_Group", "row": {"name": name}})[0]
 
     def rule(self, of: str, **columns: object) -> str:
         return self.transact(rule(of, **columns))[0]
@@ -169,6 +172,25 @@ def test_a_host_gets_the_groups_of_its_ports_their_rules_and_whom_these_refer_to
         }
     }
     assert not snapshot.problems
+
+
+def test_a_host_knows_what_those_are_called_whom_its_rules_refer_to(store, reader):
+    web, peer = store.group("web"), store.group("peer")
+    office, _ = (store.address_group(name) for name in ("office", "nobody refers to it"))
+    store.rule(peer, remote_group=ref(store.group("further")))
+    for remote in ({"remote_group": ref(peer)}, {"remote_address_group": ref(office)}, {"remote_group": ref(web)}):
+        store.rule(web, **remote)
+    store.port("p", web)
+    before = until(reader, lambda s: len(s.owners) == 3)
+    kinds = {(peer, "peer"): OwnerKind.SECURITY_GROUP, (office, "office"): OwnerKind.ADDRESS_GROUP}
+    kinds[web, "web"] = OwnerKind.SECURITY_GROUP
+    assert before.owners == {owner: AddressOwner(owner, kind, name) for (owner, name), kind in kinds.items()}
+    assert set(before.security_groups) == {web}  # the rules of others are nobody's business here
+    store.set("Address_Group", office, name="headquarters")
+    after = until(reader, lambda s: s.owners is not before.owners)
+    assert after.owners[office].name == "headquarters"
+    assert all(after.owners[other] is before.owners[other] for other in (web, peer))
+    assert after.security_groups is before.security_groups
 
 
 def test_no_snapshot_shows_a_port_without_the_rules_and_members_that_belong_to_it(store, server):
@@ -304,7 +326,7 @@ def test_a_rule_that_makes_no_sense_allows_nothing_and_is_named_with_its_group(s
     problems = {problem.text.split(": ")[0]: problem for problem in snapshot.problems}
     assert len(problems) == len(BAD_RULES)
     for rule_id, (_, column, word) in zip(bad, BAD_RULES, strict=True):
-        problem = problems[f"security group web rule {rule_id}"]
+        problem = problems[f"security group web, rule {rule_id}"]
         assert (problem.object_id, problem.field) == (f"security_group:{web}", column)
         assert problem.actor is Actor.CLOUD
         assert word in problem.text
