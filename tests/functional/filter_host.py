@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
+from agent.status import client
 from tests.functional.filter_flood import kinds, marked, udp
 from tests.functional.filter_packets import Macs, frame
 from tests.functional.filter_wire import Station, namespace_of
@@ -93,6 +94,13 @@ def sets(lab: Lab, host: str = "host1") -> list[str]:
     """Return the IP sets of ours with their elements."""
     lines = lab.output(host, "ipset", "save").splitlines()
     return sorted(re.sub(r" (hashsize|maxelem|bucketsize|initval) \S+", "", line) for line in lines if " hp-" in line)
+
+
+def drift(lab: Lab, host: str = "host1") -> float:
+    """Return how many items the agent has found changed by others, and put right, of all kinds."""
+    page = client.get_text(lab.sandbox.host(host).paths.agent_socket, "/metrics")
+    found = re.findall(r"^hostplane_drift_repaired_total\{kind=\"\w+\"\} (\S+)$", page, re.MULTILINE)
+    return sum(map(float, found))
 
 
 def wait_repaired(lab: Lab, before: str, what: str, timeout: float = 5.0) -> None:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from agent.cli.namespace import inside
 from tests.functional.filter_packets import gratuitous_arp, mac_bytes
@@ -65,7 +66,7 @@ class Wire:
             self._links = {s.name: ends.enter_context(open_link(s.namespace)) for s in stations}
             self._ends = ends.pop_all()
 
-    def __enter__(self) -> Wire:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

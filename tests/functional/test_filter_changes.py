@@ -174,8 +174,9 @@ def connect(lab: Lab) -> Iterator[Callable[..., Connection]]:
         connection.close()
 
 
-def tcp(port: int, **remote: str) -> RuleFields:
-    return RuleFields(direction="ingress", ethertype="IPv4", protocol="tcp", ports=port, **remote)
+def tcp(port: int, group: str | None = None, addresses: str | None = None) -> RuleFields:
+    """Return a rule that lets TCP in from members of a group or an address group, or from anybody."""
+    return RuleFields("ingress", "IPv4", "tcp", port, remote_group=group, remote_address_group=addresses)
 
 
 def set_up(lab: Lab, *rules: RuleFields, victim: tuple[str, ...] = ("changing",)) -> None:
@@ -207,16 +208,16 @@ def test_a_rule_that_goes_ends_its_own_connections_only(lab: Lab, connect: Calla
 
 @pytest.mark.usefixtures("groups")
 def test_a_rule_that_another_one_stands_in_for_ends_nothing(lab: Lab, connect: Callable[..., Connection]) -> None:
-    set_up(lab, tcp(8000), tcp(8000, remote_group="friends"))
+    set_up(lab, tcp(8000), tcp(8000, group="friends"))
     one, other = connect("friend", "victim", 8000), connect("stranger", "victim", 8000)
-    set_up(lab, tcp(8000, remote_group="friends"))
+    set_up(lab, tcp(8000, group="friends"))
     assert one.lives()
     assert not other.lives()
 
 
 @pytest.mark.usefixtures("groups")
 def test_a_member_that_goes_ends_what_it_was_allowed_for(lab: Lab, connect: Callable[..., Connection]) -> None:
-    set_up(lab, tcp(8000, remote_group="peers"), tcp(8001))
+    set_up(lab, tcp(8000, group="peers"), tcp(8001))
     lab.applied(lab.writer.set_port("stranger", PortFields(security_groups=("anything-out", "peers"))))
     lab.applied(lab.writer.set_port("friend", PortFields(security_groups=("friends", "peers"))))
     goes, stays = connect("stranger", "victim", 8000), connect("friend", "victim", 8000)
@@ -233,7 +234,7 @@ def test_a_member_that_goes_ends_what_it_was_allowed_for(lab: Lab, connect: Call
 def test_an_address_that_goes_from_an_address_group_ends_its_connections(
     lab: Lab, connect: Callable[..., Connection]
 ) -> None:
-    set_up(lab, tcp(8000, remote_address_group="office"))
+    set_up(lab, tcp(8000, addresses="office"))
     friend, stranger = lab.address("friend"), lab.address("stranger")
     lab.applied(lab.writer.set_address_group("office", AddressGroupFields((friend, f"{stranger}/31"))))
     stays, goes = connect("friend", "victim", 8000), connect("stranger", "victim", 8000)
@@ -259,7 +260,7 @@ def test_what_comes_disturbs_nothing(lab: Lab, connect: Callable[..., Connection
     stream = EchoStream(lab, "friend", filter_host.VICTIM)
     stream.wait_flowing()
     for number in range(10):
-        lab.applied(lab.writer.add_security_group_rules("changing", (tcp(9100 + number, remote_group="peers"),)))
+        lab.applied(lab.writer.add_security_group_rules("changing", (tcp(9100 + number, group="peers"),)))
     lab.applied(lab.writer.add_addresses("office", ("198.51.100.0/24",)))
     lab.applied(lab.writer.set_port("stranger", PortFields(security_groups=("anything-out", "peers"))))
     lab.applied(lab.writer.set_port("victim", PortFields(security_groups=("changing", "friends"))))

@@ -11,7 +11,7 @@ import pytest
 from tests.functional import filter_host
 from tests.functional.filter_flood import MARKER, flood
 from tests.functional.filter_wire import Wire, namespace_of, open_link
-from tests.functional.lab import EchoStream, Lab
+from tests.functional.lab import EchoStream, Lab, eventually
 
 FOREIGN = """*filter
 :INPUT ACCEPT [0:0]
@@ -75,9 +75,10 @@ ACCIDENTS: dict[str, Callable[[Lab], object]] = {
 
 @pytest.mark.parametrize("accident", ACCIDENTS)
 def test_nothing_forbidden_passes_and_all_is_repaired(lab: Lab, wire: Wire, accident: str) -> None:
-    before = filter_host.tables(lab)
+    before, found = filter_host.tables(lab), filter_host.drift(lab)
     with flood(wire, filter_host.always_forbidden(lab)) as leaks:
         ACCIDENTS[accident](lab)
+        eventually(lambda: filter_host.drift(lab) > found, f"{accident}: noticed")
         filter_host.wait_repaired(lab, before, accident)
     assert not leaks.arrived, leaks.text()
     lab.assert_connection("friend", filter_host.VICTIM, 3)
