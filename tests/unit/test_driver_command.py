@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+import signal
+import subprocess
 import sys
 import time
 
@@ -60,6 +62,22 @@ def test_large_input_and_output_do_not_block_each_other():
     text = "x" * 3_000_000
 
     assert CommandRunner()(("cat",), stdin=text) == text
+
+
+def test_a_program_reads_all_of_its_input_even_if_the_daemon_is_killed_meanwhile(tmp_path):
+    """Else half a line would be taken for a whole one: 10.0.0.0/2 for 10.0.0.0/24."""
+    taken, size = tmp_path / "taken", 1_000_000
+    # The program ends who has started it, as somebody else might, before it reads.
+    program = f"kill -9 $PPID; cat > {taken}.part; mv {taken}.part {taken}"
+    code = f"from agent.command import CommandRunner; CommandRunner()(('sh', '-c', {program!r}), stdin='x' * {size})"
+
+    killed = subprocess.run(python(code), check=False, timeout=30)
+
+    assert killed.returncode == -signal.SIGKILL
+    deadline = time.monotonic() + 10
+    while not taken.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert taken.stat().st_size == size
 
 
 def test_each_command_is_timed_and_its_input_counted():
