@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import cast
 
 from agent.cli.options import add_common, settings
-from agent.cli.output import Format, Row, Value, cell, print_value, write_line
+from agent.cli.output import Format, Row, Value, cell, print_value, printable, write_line
 from agent.cli.store import open_store
 from agent.cli.waiting import add_wait, wait
 from agent.cli.yaml_file import has_no_section, parse_file
@@ -84,16 +84,14 @@ def _run(args: argparse.Namespace) -> int:
 
 def _in_file(source: str, text: str) -> str:
     """Return an error of the writer, which knows the line but not the file that it is of, as one of the file."""
-    found = re.match(r"line (\d+): |([^:]+) \(line (\d+)\): ", text)
-    if found is None:
-        return text
-    line, subject, line_of_rule = found.groups()
-    return f"{source}:{line or line_of_rule}: {f'{subject}: ' if subject else ''}{text[found.end() :]}"
+    found = re.match(r"line (\d+): ", text)
+    return text if found is None else f"{source}:{found[1]}: {text[found.end() :]}"
 
 
 def _print_changes(changes: Sequence[Change], verbs: dict[str, str]) -> None:
     for change in changes:
-        write_line(f"{change.kind.replace('_', ' ')} {change.name} {verbs[change.verb]}")
+        whose = f" of project {printable(change.project)}" if change.project else ""
+        write_line(f"{change.kind.replace('_', ' ')} {printable(change.name)}{whose} {verbs[change.verb]}")
         if change.verb == "change":
             for field in change.fields:
                 write_line(f"  {field.field}: {_show(field.old)} -> {_show(field.new)}")

@@ -126,7 +126,7 @@ class _Reader:
     def _rules(self, node: Node, label: str) -> Iterator[RuleFields]:
         """Yield the rules of a list; they are told by their number, from 1."""
         for number, item in enumerate(_list(node), 1):
-            where = f"{label}: rule {number}"
+            where = f"{label}, rule {number}"
             if isinstance(item, Table):
                 values = self._fields(item, RULE_FIELDS, where)
                 yield _rule(values, item.line)

@@ -63,9 +63,9 @@ class PortFilter:
 
     ``groups`` are its security groups as far as they are known, ``owners`` tell what the
     groups and address groups are called that rules refer to.  ``bridge``, ``zone`` (of its
-    connections, None if they are not tracked) and ``chains`` are set for a hybrid plug that has been planned.  ``in_place``
-    tells that nothing is missing that the port waits for; ``unfinished`` says what is
-    missing, parts of its groups included.
+    connections, None if they are not tracked) and ``chains`` are set for a hybrid plug that
+    has been planned.  ``in_place`` tells that nothing is missing that the port waits for;
+    ``unfinished`` says what is missing, parts of its groups included.
     """
 
     port: PortId

@@ -66,10 +66,11 @@ def security_groups(
             changed += differences(before, bare_group_record(session, row))
         if not isinstance(entry.fields.rules, Unset):
             changed += _put_rules(session, row, entry.fields.rules)
+        project = row.project if row.default_claim else ""
         if new:
-            yield Change("security_group", entry.name, "create", said(entry.fields))
+            yield Change("security_group", entry.name, "create", said(entry.fields), project)
         elif changed:
-            yield Change("security_group", entry.name, "change", tuple(changed))
+            yield Change("security_group", entry.name, "change", tuple(changed), project)
 
 
 def _present(session: Session, entry: Entry[SecurityGroupFields]) -> Row | None:

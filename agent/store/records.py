@@ -195,12 +195,14 @@ class Change(_Record):
     """What a declarative file does to one object; ``verb`` is create, change or delete.
 
     Of a changed group's rules and addresses the old value is what goes, the new one what comes.
+    ``project`` is that of a default security group: all of these have one name.
     """
 
     kind: str
     name: str
     verb: str
     fields: tuple[FieldChange, ...] = ()
+    project: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,16 +57,19 @@ _LAST_PORT = 65535
 
 @dataclass(frozen=True, slots=True)
 class RuleSubject(Subject):
-    """A rule that an error is about: ``name`` is its group's, ``position`` counts from 1; ``field`` is optional."""
+    """A rule that an error is about: ``name`` is its group's.
 
-    position: int = 1
+    ``position`` counts from 1, None for a rule that is given alone; ``field`` is optional.
+    """
+
+    position: int | None = None
     field: str = ""
 
     def error(self, text: str) -> InputError:
         """Return the error *text* about this rule."""
-        where = "" if self.line is None else f" (line {self.line})"
+        which = "" if self.position is None else f", rule {self.position}"
         field = f"{self.field}: " if self.field else ""
-        return InputError(f"security_groups.{self.name} rule {self.position}{where}: {field}{text}")
+        return Subject(self.kind, self.name + which, self.line).error(field + text)
 
 
 class RuleShape(NamedTuple):

@@ -147,6 +147,6 @@ def _make_default(session: Session, project: str) -> Row:
     subject = Subject("security_group", DEFAULT_GROUP)
     fields = SecurityGroupFields(project=project, description="Default security group")
     session.made_besides.append(
-        Change("security_group", DEFAULT_GROUP, "create", (FieldChange("project", None, project),))
+        Change("security_group", DEFAULT_GROUP, "create", (FieldChange("project", None, project),), project)
     )
     return create(session, subject, DEFAULT_GROUP, fields, uuid.uuid4())

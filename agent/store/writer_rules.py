@@ -56,8 +56,8 @@ def content_of(row: Row) -> Content:
     )
 
 
-def contents(session: Session, group: Row, position: int, rule: RuleFields) -> list[Content]:
-    """Return what *rule*, the one at *position* (from 1) of those given, comes to."""
+def contents(session: Session, group: Row, position: int | None, rule: RuleFields) -> list[Content]:
+    """Return what *rule*, the one at *position* (from 1; None: the only one) of those given, comes to."""
     subject = RuleSubject("security_group", label(group), rule.line, position)
     found = shapes(subject, rule)
     group_id = address_group_id = None
@@ -104,9 +104,10 @@ def add(
     *ids* are used in order for them and filled up as needed, so that a call that is
     built again makes the same rows.
     """
+    alone = len(rules) == 1
     wanted = [
         (position, rule, content)
-        for position, rule in enumerate(rules, 1)
+        for position, rule in ((None if alone else number, rule) for number, rule in enumerate(rules, 1))
         for content in contents(session, group, position, rule)
     ]
     present = _present(session, group, {content.shape.port_range_min for _, _, content in wanted})
@@ -156,7 +157,7 @@ def added_one(
         ids[:] = [object_id(subject, rule_id)]
         if session.row("Security_Group_Rule", ids[0]) is not None:
             raise subject.error(f"there is a rule with the id {rule_id} already")
-        if len(contents(session, group, 1, rule)) > 1:
+        if len(contents(session, group, None, rule)) > 1:
             raise subject.error("with an id it must be one rule: say ethertype, and one port or range")
     return tuple(rule_record(session, row) for row in add(session, group, (rule,), ids, refuse_doubles=True))
 

@@ -94,7 +94,8 @@ def test_applying_the_example_twice_changes_nothing_the_second_time(hostplane: H
     first = hostplane("apply", "-f", str(EXAMPLE))
     assert first.status == 0
     assert "network blue created" in first.out
-    assert "security group default created" in first.out  # one for each of the two projects
+    for project in ("blue", "red"):
+        assert f"security group default of project {project} created\n" in first.out
     assert first.out.splitlines()[-1] == "15 created"
     second = hostplane("apply", "-f", str(EXAMPLE))
     assert (second.status, second.out) == (0, "nothing to change\n")
@@ -289,11 +290,10 @@ def test_what_the_writer_refuses_of_a_group_names_line_group_and_rule(hostplane:
     web.write_text(WEB.replace("ports: 22,", "ports: 23-22,"))
     refused = hostplane("apply", "-f", str(web))
     assert refused.status == 1
-    assert refused.err.startswith(f"hostplane: {web}:7: security_groups.web rule 2: ports 23-22")
+    assert refused.err.startswith(f"hostplane: {web}:7: security group web, rule 2: ports 23-22")
     refused = hostplane("security-group-rule", "create", "web", "--direction", "ingress", "--protocol", "tpc")
     assert refused.status == 1
-    assert "web rule 1: " in refused.err
-    assert "tpc" in refused.err
+    assert refused.err.startswith("hostplane: security group web: protocol 'tpc' is not one of ")
 
 
 def announce(hostplane: Hostplane) -> None:

@@ -181,23 +181,23 @@ ports:
         ("- a", "f.yaml:1: a file has sections (networks, subnets, ports, hosts, "),
         (
             "security_groups:\n  web:\n  - {direction: ingress}\n  - {direction: ingress, prot: tcp}",
-            "f.yaml:4: security group web: rule 2: unknown key 'prot'; did you mean",
+            "f.yaml:4: security group web, rule 2: unknown key 'prot'; did you mean",
         ),
         (
             "security_groups:\n  web: {rules: [{direction: ingress, protocol: tcp, ports: 80,443}]}",
-            "f.yaml:2: security group web: rule 1: unknown key '443'; a value with commas needs quotes around it",
+            "f.yaml:2: security group web, rule 1: unknown key '443'; a value with commas needs quotes around it",
         ),
         (
             "security_groups:\n  web: [{direction: egress, ports: [80, 443]}]",
-            "f.yaml:2: security group web: rule 1: ports: must be text, not a list",
+            "f.yaml:2: security group web, rule 1: ports: must be text, not a list",
         ),
         (
             "security_groups:\n  web: [{direction: egress, icmp_type: echo}]",
-            "f.yaml:2: security group web: rule 1: icmp_type: must be a whole number, not 'echo'",
+            "f.yaml:2: security group web, rule 1: icmp_type: must be a whole number, not 'echo'",
         ),
         (
             "security_groups:\n  web: [{direction: egress}, tcp]",
-            "f.yaml:2: security group web: rule 2: keys and values belong here, not 'tcp'",
+            "f.yaml:2: security group web, rule 2: keys and values belong here, not 'tcp'",
         ),
         (
             "security_groups:\n  web: {rules: {direction: egress}}",

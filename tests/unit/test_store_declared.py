@@ -311,7 +311,7 @@ def test_prune_takes_groups_after_their_users(writer: Writer) -> None:
     writer.apply(FILTERED, set_name="one")
     writer.create_security_group("mine", SecurityGroupFields(rules=(replace(WEB[2], line=None),)))
     rest = Document(networks=NETWORKS[:1], subnets=SUBNETS[:1], security_groups=FILTERED.security_groups[1:])
-    with pytest.raises(InputError, match=r"security_groups\.db rule 1 \(line 16\): remote_group: there is no security"):
+    with pytest.raises(InputError, match=r"^line 16: security group db, rule 1: remote_group: there is no security"):
         writer.apply(rest, set_name="one", prune=True)
     written = writer.apply(Document(networks=NETWORKS[:1], subnets=SUBNETS[:1]), set_name="one", prune=True)
     assert verbs(written.result) == [
@@ -341,7 +341,7 @@ def test_a_group_in_use_by_others_is_not_pruned(writer: Writer) -> None:
 )
 def test_a_wrong_rule_is_named_and_nothing_is_written(writer: Writer, rule: RuleFields, words: str) -> None:
     groups = (*FILTERED.security_groups, Entry("bad", SecurityGroupFields(rules=(DB[0], rule)), 5))
-    with pytest.raises(InputError, match=rf"^security_groups\.bad rule 2 \(line 7\): {words}"):
+    with pytest.raises(InputError, match=f"^line 7: security group bad, rule 2: {words}"):
         writer.apply(replace(FILTERED, security_groups=groups))
     assert writer.revision() == ("", 0)
 

@@ -102,5 +102,5 @@ def test_each_name_of_the_api_is_understood_and_shown(name: str) -> None:
     ],
 )
 def test_a_rule_that_makes_no_sense_is_refused_by_group_rule_line_and_field(given: RuleFields, words: str) -> None:
-    with pytest.raises(InputError, match=rf"^security_groups\.web rule 2 \(line 7\): {words}"):
+    with pytest.raises(InputError, match=f"^line 7: security group web, rule 2: {words}"):
         shapes(SUBJECT, given)

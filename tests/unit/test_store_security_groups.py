@@ -129,7 +129,7 @@ def test_a_cloud_gives_ids_and_is_told_of_doubles(writer: Writer) -> None:
     writer.create_security_group("web", NO_RULES, claim_name=False)  # names repeat in a cloud
     (made,) = writer.add_security_group_rule(group_id, SSH, rule_id=rule_id).result
     assert (made.id, made.group) == (rule_id, group_id)
-    with pytest.raises(InputError, match=rf"security_groups\.web rule 1: the group has this rule already \({rule_id}"):
+    with pytest.raises(InputError, match=rf"^security group web: the group has this rule already \({rule_id}"):
         writer.add_security_group_rule(group_id, SSH)
     with pytest.raises(InputError, match=f"there is a rule with the id {rule_id} already"):
         writer.add_security_group_rule(group_id, RuleFields(direction="egress"), rule_id=rule_id)
@@ -144,11 +144,11 @@ def test_a_cloud_gives_ids_and_is_told_of_doubles(writer: Writer) -> None:
     [
         (
             SecurityGroupFields(rules=(SSH, RuleFields(direction="ingress", remote_group="wbe", line=9))),
-            r"security_groups\.web rule 2 \(line 9\): remote_group: there is no security group wbe",
+            "^line 9: security group web, rule 2: remote_group: there is no security group wbe",
         ),
         (
             SecurityGroupFields(rules=(RuleFields(direction="ingress", remote_address_group="office"),)),
-            r"security_groups\.web rule 1: remote_address_group: there is no address group office",
+            "^security group web, rule 1: remote_address_group: there is no address group office",
         ),
         (SecurityGroupFields(log=("reject",)), "security group web: log 'reject' is not one of accept, drop"),
         (SecurityGroupFields(log_rate=0), r"security group web: log_rate 0 is outside 1\.\.10000"),
