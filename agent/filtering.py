@@ -23,7 +23,7 @@ from agent.drivers.ipset import IpsetDriver
 from agent.drivers.iptables import IptablesDriver
 from agent.drivers.link_watch import LinkWatch
 from agent.drivers.members import MembersDriver
-from agent.drivers.nft_watch import LegacyWatch, NftWatch
+from agent.drivers.nft_watch import LegacyWatch, NftWatch, is_own_thread
 from agent.drivers.packet_log import PacketLog
 from agent.drivers.rule_counters import read_rule_counters
 from agent.drivers.zones import ZonesDriver
@@ -91,7 +91,7 @@ class Filtering:
         rules_changed = partial(wake, RULES_CHANGED)
         self._watches: list[LinkWatch | NftWatch | LegacyWatch] = [
             LinkWatch(partial(wake, DEVICES_CHANGED)),
-            NftWatch(rules_changed, lambda pid, _: run.started(pid)),
+            NftWatch(rules_changed, lambda pid, _: run.started(pid) or is_own_thread(pid)),
         ]
         self._legacy = LegacyWatch(rules_changed)
         self._rejudging = Rejudging(self._conntrack)

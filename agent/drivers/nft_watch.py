@@ -18,6 +18,7 @@ import struct
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeAlias
 
 from agent.drivers.bridges_netlink import read_attributes
@@ -134,6 +135,11 @@ class NftWatch(_Watch):
             return False
         LOG.info("process %d (%s) has changed nf_tables", process, name)
         return True
+
+
+def is_own_thread(number: int) -> bool:
+    """Tell whether *number* is a thread of this process: the kernel names the thread that has changed something."""
+    return Path(f"/proc/self/task/{number}").exists()
 
 
 def _subscribed() -> socket.socket:

@@ -17,9 +17,10 @@ from collections.abc import Callable, Collection, Mapping
 from agent.command import Runner
 from agent.core.errors import AgentError, ApplyError
 from agent.core.plan import Delta, Key, ObjectId, Value
+from agent.drivers.zones_netlink import ElementSocket
 from agent.drivers.zones_nft import BRIDGE, INET, NftTables, supported
 from agent.drivers.zones_raw import RawTables, remove_leftovers
-from agent.drivers.zones_text import BASE, PRESENT, Zones, ZoneState, ZoneTable, check, zone_of
+from agent.drivers.zones_text import BASE, PRESENT, ZoneElements, Zones, ZoneState, ZoneTable, check, zone_of
 
 LOG = logging.getLogger(__name__)
 
@@ -38,13 +39,21 @@ class ZonesDriver:
 
     *flush* ends all connections in some zones, and raises AgentError if it cannot;
     *backend* is the iptables to use where nf_tables cannot be: ``nft``, ``legacy``, or
-    empty for whatever is called ``iptables``.
+    empty for whatever is called ``iptables``.  *elements* are those of our nf_tables map
+    and set, by default the kernel's.
     """
 
     name = "zones"
 
-    def __init__(self, run: Runner, flush: Callable[[Collection[int]], None], backend: str = "") -> None:
+    def __init__(
+        self,
+        run: Runner,
+        flush: Callable[[Collection[int]], None],
+        backend: str = "",
+        elements: ZoneElements | None = None,
+    ) -> None:
         self._run = run
+        self._elements = elements if elements is not None else ElementSocket()
         self._flush = flush
         self._backend = backend
         self._chosen: tuple[ZoneTable, ...] = ()  # the first holds the zones; a second one is a guard by itself
@@ -116,9 +125,9 @@ class ZonesDriver:
                 LOG.warning("%s", sentence)
             if INET in families:
                 remove_leftovers(self._run)
-                self._chosen = (NftTables(self._run, families),)
+                self._chosen = (NftTables(self._run, families, self._elements),)
             else:
-                guard = (NftTables(self._run, families),) if families else ()
+                guard = (NftTables(self._run, families, self._elements),) if families else ()
                 self._chosen = (RawTables(self._run, self._backend), *guard)
         return self._chosen
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Zones and guard in nf_tables, through ``nft``.
+"""Zones and guard in nf_tables: the tables through ``nft``, their elements over netlink.
 
 ``inet hostplane`` gives packets that come in on a hybrid plug's bridge their conntrack
 zone before the kernel puts fragments together (-400), so that fragments of two tenants
@@ -24,7 +24,8 @@ from typing import Any, TypeAlias
 from agent.command import Runner
 from agent.core.errors import CommandError
 from agent.core.naming import ALLOWED_MARK, ZONED_MARK
-from agent.drivers.zones_text import BOTH_MARKS, PRESENT, Zones, ZoneState, is_untracked, zone_of
+from agent.drivers.zones_netlink import join
+from agent.drivers.zones_text import BOTH_MARKS, PRESENT, ZoneElements, Zones, ZoneState, is_untracked, zone_of
 
 INET, BRIDGE = "inet", "bridge"
 _CLEARED = 0xFFFFFFFF ^ BOTH_MARKS
@@ -143,9 +144,10 @@ class _Listing:
 class NftTables:
     """Both tables, or one of them.  See ``ZoneTable``; *families* are those that the kernel takes."""
 
-    def __init__(self, run: Runner, families: Iterable[str]) -> None:
+    def __init__(self, run: Runner, families: Iterable[str], elements: ZoneElements) -> None:
         self._run = run
         self._families = tuple(families)
+        self._elements = elements
         self._written: dict[str, _Form] = {}  # family -> what this nft prints after we have written it
 
     def read(self) -> ZoneState:
@@ -160,7 +162,7 @@ class NftTables:
 
     def zones(self) -> Zones:
         """Return the zones that are there."""
-        return _values(self._list(INET)) if INET in self._families else {}
+        return self._elements.zones() if INET in self._families else {}
 
     def write_base(self, zones: Zones) -> None:
         """Make both tables anew, in one step."""
@@ -176,18 +178,7 @@ class NftTables:
 
     def write_zones(self, present: Zones, changes: Mapping[str, str | None]) -> None:
         """Set the zones of some bridges (None: take it away), in one step."""
-        lines = []
-        for bridge, value in changes.items():
-            old = present.get(bridge, "")
-            if zone_of(old):
-                lines.append(f'delete element inet hostplane zones {{ "{bridge}" : {zone_of(old)} }}')
-            if is_untracked(old):
-                lines.append(f'delete element inet hostplane untracked {{ "{bridge}" }}')
-            if value is not None:
-                lines.append(f'add element inet hostplane zones {{ "{bridge}" : {zone_of(value)} }}')
-            if value is not None and is_untracked(value):
-                lines.append(f'add element inet hostplane untracked {{ "{bridge}" }}')
-        self._nft("".join(f"{line}\n" for line in lines))
+        self._elements.write(present, changes)
 
     def _fault(self, family: str, listing: _Listing | None) -> str:
         """Return what is wrong with a table, "" if nothing is."""
@@ -240,11 +231,8 @@ def _table(family: str, zones: Zones) -> str:
 
 
 def _values(listing: _Listing | None) -> dict[str, str]:
-    """Return the items of a table's elements; one that is in the set only has no zone, which is written 0."""
-    if listing is None:
-        return {}
-    names = {*listing.zones, *listing.untracked}
-    return {name: f"{listing.zones.get(name, 0)}{' notrack' * (name in listing.untracked)}" for name in names}
+    """Return the items of a table's elements."""
+    return {} if listing is None else join(listing.zones, listing.untracked)
 
 
 def _parse(printed: _Json) -> _Listing:

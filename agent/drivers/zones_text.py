@@ -28,6 +28,16 @@ class ZoneState:
     zones: Zones = field(default_factory=dict)
 
 
+class ZoneElements(Protocol):
+    """The elements of the nf_tables map and set of zones.  All raise ApplyError."""
+
+    def zones(self) -> dict[str, str]:
+        """Return the zone of each bridge; one that is in the set only has no zone, which is written 0."""
+
+    def write(self, present: Zones, changes: Mapping[str, str | None]) -> None:
+        """Set the zones of some bridges (None: take it away) in one step; *present* are those that are there."""
+
+
 class ZoneTable(Protocol):
     """One way to give packets their zone.  All raise ApplyError."""
 
