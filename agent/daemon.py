@@ -34,7 +34,7 @@ from agent.drivers.switch import LocalSwitch
 from agent.filtering import Filtering
 from agent.l2.pipeline import Table
 from agent.l2.settings import LocalSettings
-from agent.planner import Planning
+from agent.planner import NUMBERED_DRIVERS, Planning
 from agent.port_states import NOT_FOR_PORTS, PortFacts, first_by_object, port_states
 from agent.read_back import ReadBack
 from agent.status.sdnotify import Heartbeat
@@ -291,7 +291,8 @@ class Daemon:
         self, report: PassReport, snapshot: HostSnapshot, view: SwitchView, reasons: Mapping[str, float]
     ) -> None:
         parts = self._parts
-        if not report.unfinished and not parts.reconciler.unusable() and not snapshot.stale:
+        # Not only when all is done: of instances that are switched off something is missing for weeks.
+        if parts.reconciler.is_clean(NUMBERED_DRIVERS) and not snapshot.stale:
             self._planning.settled()
         if report.resync and "flows" not in parts.reconciler.unusable() and parts.switch.is_waiting_for_flows():
             parts.switch.release_restore_wait()  # the flows of the switch that waits have been read and written

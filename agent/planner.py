@@ -8,6 +8,7 @@ cheap (the memo) and what must not change (the allocated numbers).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Final
 
 from agent.core.allocations import Allocations, Claim, allocate
 from agent.core.errors import Problem
@@ -17,6 +18,9 @@ from agent.core.plan import Key, Plan, Value
 from agent.l2.planner import plan_l2
 from agent.l2.planner import wanted_claims as l2_claims
 from agent.l2.settings import LocalSettings
+
+# What may use an allocated number; as long as something old is there, its number is not free.
+NUMBERED_DRIVERS: Final = frozenset(("ovs", "zones", "flows", "conntrack"))
 
 
 def wanted_claims(snapshot: HostSnapshot, switch: SwitchView) -> set[Claim]:
@@ -70,7 +74,7 @@ class Planning:
         return plan, (*plan.problems, *problems)
 
     def settled(self) -> None:
-        """Note that the last plan is wholly in place: numbers that it does not use are free again."""
+        """Note that nothing but the last plan's is in place: numbers that it does not use are free again."""
         self._in_use = self._wanted
 
     def afresh(self, snapshot: HostSnapshot, switch: SwitchView) -> tuple[Plan, tuple[Problem, ...]]:

@@ -102,6 +102,12 @@ class Reconciler:
         """Return the items of *object_id* that are not done."""
         return [(ref, o.status) for ref, o in self._open.items() if self._desired.owner(ref) == object_id]
 
+    def is_clean(self, drivers: Collection[str]) -> bool:
+        """Tell whether *drivers* are known to hold nothing but what is desired (some of which may be missing)."""
+        if self._unread.intersection(drivers) or self._unread_attempts.keys() & set(drivers):
+            return False
+        return not any(item.present and ref.driver in drivers for ref, item in self._open.items())
+
     def clashes(self) -> list[Problem]:
         """Return a problem for each object whose item another object holds."""
         return self._desired.clashes()
@@ -213,8 +219,25 @@ class Reconciler:
         except AgentError as err:
             self._lose(driver.name, err)
             return 0
+        return self._note_drift(driver, differences(driver.name, self._desired, actual, index, of), actual)
+
+    def read_back_items(self, driver: Driver, keys: Iterable[Key]) -> int:
+        """Read back those of *keys* that are desired; otherwise as ``read_back``."""
+        owners = self._desired.owners(driver.name)
+        wanted = {key: owners[key] for key in keys if key in owners}
+        if driver.name in self._unread or not wanted:
+            return 0
+        try:
+            actual = driver.observe(wanted)
+        except AgentError as err:
+            self._lose(driver.name, err)
+            return 0
+        differing = [key for key in wanted if actual.get(key) != self._desired.value(ItemRef(driver.name, key))]
+        return self._note_drift(driver, differing, actual)
+
+    def _note_drift(self, driver: Driver, differing: Iterable[Key], actual: Mapping[Key, Value]) -> int:
         drifted = 0
-        for key in differences(driver.name, self._desired, actual, index, of):
+        for key in differing:
             ref = ItemRef(driver.name, key)
             if ref not in self._open and (self._sweeps or self._desired.owner(ref) is not None):
                 self._drift(ref, actual.get(key))
