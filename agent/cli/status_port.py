@@ -9,6 +9,7 @@ from agent.cli.answer import Answer, count, flag, number, part, parts, text, wor
 from agent.cli.output import Value, age, table
 from agent.cli.rule_view import ANY_PROTOCOL, ANYBODY, ports_text
 
+MOST_PROBLEMS = 10
 HEADS = ("group", "direction", "ethertype", "protocol", "ports", "remote", "packets", "bytes", "rule")
 
 
@@ -26,10 +27,19 @@ def port_lines(answer: Answer, now: float) -> Iterator[str]:
         yield f"interface  {text(port, 'interface') or '-'}" + (
             "" if ofport is None else f", OpenFlow port {ofport:.0f}"
         )
+        yield from _problems(port)
         yield from _filter(port)
     if text(answer, "counters_error"):
         yield ""
         yield f"the counters cannot be read: {text(answer, 'counters_error')}"
+
+
+def _problems(port: Answer) -> Iterator[str]:
+    found = parts(port, "problems")
+    for problem in found[:MOST_PROBLEMS]:
+        yield f"problem    {text(problem, 'text')} (who must act: {text(problem, 'actor')})"
+    if len(found) > MOST_PROBLEMS:
+        yield f"           and {len(found) - MOST_PROBLEMS} more (see hostplane status problems)"
 
 
 def _filter(port: Answer) -> Iterator[str]:

@@ -68,7 +68,9 @@ class FilterPlanning:
         """Return the policy and the zone of a port that is plugged in, or what becomes of it without."""
         if not self._enabled:
             if port.filtered:
-                return self._shut(port, "security groups are switched off on this host ([l2] filters)")
+                return self._shut(
+                    port, "it has security groups, which this host is not to filter ([filters] enabled); it stays shut"
+                )
             return Verdict.UNFILTERED
         if not naming.is_hybrid_interface(interface.name):
             if port.filtered:
@@ -103,7 +105,7 @@ class FilterPlanning:
         known = self._snapshot.security_groups
         if policy is None:
             kinds = (f"{known[g].name or g} ({_kind(known[g])})" for g in key if g in known)
-            text = f"its security groups do not go together: {', '.join(kinds)}"
+            text = f"its security groups do not go together, so it stays shut: {', '.join(kinds)}"
             self._tell(port, text, "security_groups", Actor.CLOUD)
         return policy
 

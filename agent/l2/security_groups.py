@@ -94,7 +94,7 @@ def _plan_rule(group: SecurityGroup, rule: SecurityGroupRule) -> RulePlan:
         match = rule_match(rule)
     except InexpressibleError as err:
         where = f"security group {group.name or group.id}, rule {rule.id}"
-        problem = Problem(object_id(group.id), "rules", f"{where}: {err}", Actor.CLOUD)
+        problem = Problem(object_id(group.id), "rules", f"{where}: {err}; the rule is left out", Actor.CLOUD)
         return RulePlan(rule, {}, {}, problem)
     family, ingress = rule.ip_version, rule.direction is Direction.INGRESS
     chain = naming.group_chain(group.id, ingress)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
-from agent.core.errors import InputError
+from agent.core.errors import InputError, Problem
 from agent.core.report import AgentState, ObjectStatus, PassReport, PortState
 from agent.l2.pipeline import Table
 
@@ -99,13 +99,21 @@ def problems(state: AgentState) -> Json:
     """Return all that is not as the store wants it: objects that cannot be planned and items that are not done."""
     unfinished = state.last_pass.unfinished if state.last_pass is not None else {}
     return {
-        "problems": [
-            {"object_id": p.object_id, "field": p.field, "text": p.text, "actor": p.actor.value} for p in state.problems
-        ],
+        "problems": [problem_fields(problem) for problem in state.problems],
         "unfinished": [
             {"driver": ref.driver, "key": ref.key, **_object_status(status)}
             for ref, status in sorted(unfinished.items(), key=lambda pair: pair[0])
         ],
+    }
+
+
+def problem_fields(problem: Problem) -> Json:
+    """Return what is said of one problem."""
+    return {
+        "object_id": problem.object_id,
+        "field": problem.field,
+        "text": problem.text,
+        "actor": problem.actor.value,
     }
 
 

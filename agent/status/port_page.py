@@ -7,6 +7,7 @@ the port.  Of a tracked connection only the first packet meets the rules.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from agent.core import naming
@@ -30,10 +31,18 @@ def ports(
     listed: list[Json] = []
     for port in sorted(chosen, key=lambda port: port.id):
         found = by_port.get(port.id)
-        listed.append(
-            {**answers.port_fields(port, state), "filter": None if found is None else _filter(found, counters)}
-        )
+        concerned = {f"port:{port.id}", f"network:{port.network}", *(() if found is None else _objects(found))}
+        problems = [answers.problem_fields(p) for p in state.problems if p.object_id in concerned]
+        shown = None if found is None else _filter(found, counters)
+        listed.append({**answers.port_fields(port, state), "problems": problems, "filter": shown})
     return {"ports": listed, "counters_error": error}
+
+
+def _objects(found: PortFilter) -> Iterator[str]:
+    """Yield the ids of what a port's filter is made from."""
+    for group in found.groups:
+        yield f"security_group:{group.id}"
+        yield from (f"members:{rule.remote_owner}" for rule in group.rules if rule.remote_owner is not None)
 
 
 def _filter(found: PortFilter, counters: RuleCounters | None) -> Json:

@@ -135,8 +135,8 @@ def _check_ports(protocol: int | None, first: int | None, last: int | None) -> N
             if value is not None and not 0 <= value <= 255:
                 raise RowError(column, f"ICMP type or code {value} is outside 0..255")
     elif protocol not in PROTOCOLS_WITH_PORTS:
-        which = "any protocol" if protocol is None else f"protocol {protocol}, which has none"
-        raise RowError("port_range_min", f"ports {first}..{last} of {which}")
+        which = "without a protocol" if protocol is None else f"of protocol {protocol}, which has none"
+        raise RowError("port_range_min", f"ports {first}..{last} {which}")
     elif first is None or last is None or not 0 <= first <= last <= 65535:
         raise RowError("port_range_min", f"ports {first}..{last} are no range within 0..65535")
 

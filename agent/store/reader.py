@@ -291,7 +291,8 @@ class SnapshotReader:
         if table == "Security_Group_Rule" and fault.group:
             object_id = f"security_group:{fault.group}"
             name = f"{self._groups.text(fault.group)}, rule {uuid}"
-        return Problem(object_id, fault.error.column, f"{name}: {fault.error}", fault.error.actor)
+        left_out = "; the rule is left out" if table == "Security_Group_Rule" else ""
+        return Problem(object_id, fault.error.column, f"{name}: {fault.error}{left_out}", fault.error.actor)
 
     def _strange_addresses(self, row: filter_rows.ChunkRow) -> Problem:
         owner, strange = row.chunk.owner, row.not_addresses

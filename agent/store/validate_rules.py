@@ -171,7 +171,7 @@ def _in_family(protocol: int | None, family: str) -> int | None:
 
 
 def _ranges(subject: RuleSubject, rule: RuleFields, protocol: int | None) -> Iterator[tuple[int | None, int | None]]:
-    named = "any protocol" if protocol is None else f"protocol {protocol_name(protocol)}"
+    named = f"protocol {protocol_name(protocol)}"
     if protocol in (ICMP, ICMPV6):
         if rule.ports is not None:
             raise subject.error(f"ports do not go with {named}: it has icmp_type and icmp_code")
@@ -180,13 +180,15 @@ def _ranges(subject: RuleSubject, rule: RuleFields, protocol: int | None) -> Ite
         yield _octet(subject, "icmp_type", rule.icmp_type), _octet(subject, "icmp_code", rule.icmp_code)
         return
     if rule.icmp_type is not None or rule.icmp_code is not None:
-        raise subject.error(f"icmp_type and icmp_code do not go with {named}")
+        what = "icmp_type and icmp_code"
+        raise subject.error(f"{what} need protocol icmp" if protocol is None else f"{what} do not go with {named}")
     if rule.ports is None:
         yield None, None
         return
     if protocol not in PORT_PROTOCOLS:
         names = ", ".join(sorted(PROTOCOL_NAMES[number] for number in PORT_PROTOCOLS))
-        raise subject.error(f"ports do not go with {named}: only with {names}")
+        why = "need a protocol" if protocol is None else f"do not go with {named}"
+        raise subject.error(f"ports {why}: only {names} have them")
     yield from _ports(subject, rule.ports)
 
 

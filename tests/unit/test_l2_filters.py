@@ -258,7 +258,7 @@ PROBLEMS = [
     ("plugged directly", plug_directly, "security_groups", Actor.OPERATOR, "hybrid plug (qvop1)"),
     ("in another's plug", plug_into_another, "interface", Actor.OPERATOR, "qvop9"),
     ("stateful and stateless", mix_states, "security_groups", Actor.CLOUD, "quick (stateless), web (stateful)"),
-    ("no filters here", switch_off, "security_groups", Actor.OPERATOR, "[l2] filters"),
+    ("no filters here", switch_off, "security_groups", Actor.OPERATOR, "[filters] enabled"),
 ]
 
 

@@ -13,7 +13,7 @@ import pytest
 from agent.cli.main import main
 from agent.config import StatusConfig
 from agent.core import naming
-from agent.core.errors import CommandError
+from agent.core.errors import Actor, CommandError, Problem
 from agent.core.filter_report import Count, PortFilter, RuleCounters, port_filters
 from agent.core.items import HybridBridge
 from agent.core.model import (
@@ -167,6 +167,20 @@ def test_people_see_each_rule_with_its_hits(hostplane: Run):
         ["web", "ingress", "IPv6", "any", "-", "members", "of", "gone-id", "-", "-", "r5"],
     ]
     assert "only its first packet" in lines[-1]
+
+
+def test_what_is_wrong_with_a_port_or_its_rules_is_said(hostplane: Run, source: FakeSource):
+    ids = ("port:p1", "network:n", "security_group:web-id", "members:office-id", "port:p2", "security_group:db-id")
+    problems = tuple(Problem(object_id, "f", f"wrong with {object_id}", Actor.CLOUD) for object_id in ids)
+    source.current = replace(source.current, problems=problems)
+    lines = [line for line in hostplane("vm1").splitlines() if line.startswith("problem ")]
+    assert lines == [f"problem    wrong with {object_id} (who must act: cloud)" for object_id in ids[:4]]
+    many = tuple(Problem("security_group:web-id", "rules", f"rule {number}", Actor.CLOUD) for number in range(12))
+    source.current = replace(source.current, problems=many)
+    assert "           and 2 more (see hostplane status problems)" in hostplane("vm1").splitlines()
+    (port,) = json.loads(hostplane("p1", "-o", "json"))["ports"]
+    assert len(port["problems"]) == 12
+    assert "problem" not in hostplane("vm2")
 
 
 def test_programs_get_the_numbers(hostplane: Run):

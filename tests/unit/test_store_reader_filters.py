@@ -304,7 +304,7 @@ def test_chunks_that_are_cut_in_two_lose_nobody(store, reader):
 BAD_RULES: list[tuple[Operation, str, str]] = [
     ({"protocol": 6, "port_range_min": 90, "port_range_max": 80}, "port_range_min", "90..80"),
     ({"protocol": 6, "port_range_min": 90}, "port_range_min", "90..None"),
-    ({"port_range_min": 80, "port_range_max": 80}, "port_range_min", "any protocol"),
+    ({"port_range_min": 80, "port_range_max": 80}, "port_range_min", "without a protocol"),
     ({"protocol": 47, "port_range_min": 80, "port_range_max": 80}, "port_range_min", "protocol 47"),
     ({"protocol": 1, "port_range_max": 1}, "port_range_max", "without a type"),
     ({"protocol": 1, "port_range_min": 300}, "port_range_min", "300"),
