@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import queue
 import time
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
@@ -16,7 +17,7 @@ from agent.core.model import HostName, HostSnapshot
 from agent.core.plan import Driver, ItemRef, WriteOrder
 from agent.core.reconciler import Reconciler
 from agent.core.report import PassReport
-from agent.drivers.bridges import BridgesDriver
+from agent.drivers.bridges import BridgesDriver, bridge_of
 from agent.drivers.conntrack import ConntrackDriver
 from agent.drivers.conntrack_table import ConntrackTable
 from agent.drivers.ipset import IpsetDriver
@@ -31,7 +32,6 @@ from agent.drivers.zones import ZonesDriver
 # What wakes the loop, and which drivers are read back then.
 DEVICES_CHANGED, RULES_CHANGED = "devices", "rules"
 _READ_BACK: Final[Mapping[str, tuple[str, ...]]] = {
-    DEVICES_CHANGED: ("bridges",),
     RULES_CHANGED: ("iptables", "zones"),
 }
 ORDERS: Final[Mapping[str, WriteOrder]] = {
@@ -80,17 +80,20 @@ class Filtering:
         self._iptables = IptablesDriver(run, backend)
         self._conntrack = ConntrackDriver(ConntrackTable())
         self._zones = ZonesDriver(run, self._conntrack.flush, backend)
+        self._bridges = BridgesDriver()
         self.before_flows: tuple[Driver, ...] = (
-            BridgesDriver(),
+            self._bridges,
             IpsetDriver(run),
             self._iptables,
             MembersDriver(run),
             self._zones,
         )
         self.after_flows: tuple[Driver, ...] = (self._conntrack,)
+        self._wake = wake
+        self._changed: queue.SimpleQueue[frozenset[str] | None] = queue.SimpleQueue()  # devices; None: not known which
         rules_changed = partial(wake, RULES_CHANGED)
         self._watches: list[LinkWatch | NftWatch | LegacyWatch] = [
-            LinkWatch(partial(wake, DEVICES_CHANGED)),
+            LinkWatch(self._devices_changed),
             NftWatch(rules_changed, lambda pid, _: run.started(pid) or is_own_thread(pid)),
         ]
         self._legacy = LegacyWatch(rules_changed)
@@ -127,12 +130,35 @@ class Filtering:
     def read_back(self, reconciler: Reconciler, reasons: Collection[str]) -> None:
         """Read back what others have changed, so that the pass that follows puts it right."""
         names = {name for reason in reasons for name in _READ_BACK.get(reason, ())}
-        missing = {ref.driver for ref in reconciler.unfinished()}
+        if not self._changed.empty():
+            names.add(self._bridges.name)
+        unfinished = reconciler.unfinished()
+        missing = {ref.driver for ref in unfinished}
         for driver in self.before_flows:
-            if driver.name in names and driver.name in missing:
+            if driver.name not in names:
+                continue
+            bridges = self._take_changed() if driver is self._bridges else None
+            if bridges is not None and not any(ItemRef(driver.name, bridge) in unfinished for bridge in bridges):
+                reconciler.read_back_items(driver, bridges)
+            elif driver.name in missing:
                 reconciler.need_resync([driver.name])  # what failed may be possible now: a device has come
-            elif driver.name in names:
+            else:
                 reconciler.read_back(driver, 0, 1)
+
+    def _devices_changed(self, devices: frozenset[str] | None) -> None:
+        """On the watch's thread."""
+        self._changed.put(devices)
+        self._wake(DEVICES_CHANGED)
+
+    def _take_changed(self) -> frozenset[str] | None:
+        """Return the bridges whose devices have changed, None if it is not known which."""
+        bridges: set[str] = set()
+        known = True
+        while not self._changed.empty():
+            devices = self._changed.get()
+            known &= devices is not None
+            bridges.update(map(bridge_of, devices or ()))
+        return frozenset(bridges) if known else None
 
     def after_pass(self, report: PassReport, reconciler: Reconciler) -> bool:
         """Have connections judged anew if a filter was found open; tell whether another pass is due."""

@@ -100,6 +100,11 @@ class BridgesDriver:
         return found
 
 
+def bridge_of(device: str) -> Key:
+    """Return the bridge that a device called as os-vif calls them belongs to; of a bridge itself."""
+    return _BRIDGE + device[len(_BRIDGE) :]
+
+
 def _port(name: str, bridge: Device, devices: Mapping[str, Device]) -> str:
     """Return *name* if that device is a port of *bridge*, else ""."""
     device = devices.get(name)

@@ -3,7 +3,8 @@
 
 The kernel tells every change of every link (rtnetlink(7), RTNLGRP_LINK); only those
 count that touch the name, the bridge or the filter flags of devices called as os-vif
-calls them, so that a link that goes up and down wakes nobody.
+calls them, so that a link that goes up and down wakes nobody, nor does a bridge whose
+filter is switched on.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import select
 import socket
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 from agent.drivers.bridges_netlink import Device, parse_device
 
@@ -35,12 +37,12 @@ _BUNDLES = 64  # datagrams read before somebody is told
 class LinkWatch:
     """Watch the namespace in which it is started, on a thread of its own.
 
-    *on_change* is called once for all that has come together; it runs on the watch's
-    thread and must not block.  It is called, too, when the kernel had more to tell than
-    could be taken.
+    *on_change* is called once for all that has come together, with the names of the
+    devices; it runs on the watch's thread and must not block.  It is called with None
+    when the kernel had more to tell than could be taken.
     """
 
-    def __init__(self, on_change: Callable[[], None]) -> None:
+    def __init__(self, on_change: Callable[[frozenset[str] | None], None]) -> None:
         self._on_change = on_change
         self._stop_read, self._stop_write = os.pipe()
         self._known: dict[int, Device] = {}
@@ -73,12 +75,14 @@ class LinkWatch:
         poller.register(self._stop_read, select.POLLIN)
         poller.register(kernel, select.POLLIN)
         while not any(descriptor == self._stop_read for descriptor, _ in poller.poll()):
-            if self._drain(kernel):
-                self._on_change()
+            names = self._drain(kernel)
+            if names is None or names:
+                self._on_change(names)
 
-    def _drain(self, kernel: socket.socket) -> bool:
-        """Read what has come; return whether it matters."""
-        matters = False
+    def _drain(self, kernel: socket.socket) -> frozenset[str] | None:
+        """Read what has come; return the names of the devices that matter, None if some may not be known."""
+        names: set[str] = set()
+        missed = False
         for _ in range(_BUNDLES):
             try:
                 data = kernel.recv(_RECEIVE_SIZE)
@@ -88,24 +92,23 @@ class LinkWatch:
                 if err.errno != errno.ENOBUFS:
                     LOG.warning("a change of network devices was missed: %s", err.strerror or err)
                 self._known.clear()
-                matters = True
+                missed = True
                 continue
-            matters |= self._read(data)
-        return matters
+            names.update(self._read(data))
+        return None if missed else frozenset(names)
 
-    def _read(self, data: bytes) -> bool:
-        matters, offset = False, 0
+    def _read(self, data: bytes) -> Iterator[str]:
+        offset = 0
         while offset + _HEADER.size < len(data):
             length, kind, *_ = _HEADER.unpack_from(data, offset)
             message = data[offset + _HEADER.size : offset + length]
             # The bridge family tells the state of ports; what port is in what bridge the other messages tell as well.
             if kind in (_RTM_NEWLINK, _RTM_DELLINK) and message[0] != _AF_BRIDGE:
-                matters |= self._note(parse_device(message), gone=kind == _RTM_DELLINK)
+                yield from self._note(parse_device(message), gone=kind == _RTM_DELLINK)
             offset += (length + 3) & ~3
-        return matters
 
-    def _note(self, device: Device, *, gone: bool) -> bool:
-        """Remember *device*; return whether it is another than before."""
+    def _note(self, device: Device, *, gone: bool) -> list[str]:
+        """Remember *device*; return its names, now and before, if it is another in a way that matters."""
         before = self._known.get(device.index)
         if gone:
             self._known.pop(device.index, None)
@@ -113,8 +116,11 @@ class LinkWatch:
             self._known[device.index] = device
         elif before is not None:
             del self._known[device.index]  # renamed
-        return _concerns(before, device) and (gone or before != device)
+        if not gone and (before == device or _is_filtered_now(before, device)):
+            return []
+        return [each.name for each in (before, device) if each is not None and each.name.startswith(PREFIXES)]
 
 
-def _concerns(*devices: Device | None) -> bool:
-    return any(device is not None and device.name.startswith(PREFIXES) for device in devices)
+def _is_filtered_now(before: Device | None, device: Device) -> bool:
+    """Tell whether nothing else has changed: this is what we do, and nothing that is to be put right."""
+    return before is not None and device.filtered is True and replace(before, filtered=True) == device

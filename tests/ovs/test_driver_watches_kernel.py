@@ -19,15 +19,17 @@ DEADLINE = 10.0  # seconds
 
 
 class Calls:
-    """Counts calls, and waits for one."""
+    """Counts calls, and waits for one; ``told`` are their arguments."""
 
     def __init__(self) -> None:
         self.count = 0
+        self.told: list[object] = []
         self._condition = threading.Condition()
 
-    def __call__(self) -> None:
+    def __call__(self, *told: object) -> None:
         with self._condition:
             self.count += 1
+            self.told += told
             self._condition.notify_all()
 
     def after(self, script: str) -> float:
@@ -66,8 +68,10 @@ def test_devices_of_hybrid_plugs_are_noticed_and_others_are_not():
     calls = Calls()
     with running(LinkWatch(calls)):
         calls.after("ip link add qbra up type bridge")  # of one that is shut the kernel tells nothing
-        calls.after("ip link set qbra type bridge nf_call_iptables 1 nf_call_ip6tables 1")
+        settled = calls.count
+        shell("ip link set qbra type bridge nf_call_iptables 1 nf_call_ip6tables 1")  # as we do
         calls.after("ip link set qbra type bridge nf_call_ip6tables 0")
+        assert calls.count == settled + 1
         calls.after("ip link add tapa type veth peer name eth0")
         calls.after("ip link set tapa master qbra")
         settled = calls.count
@@ -78,24 +82,27 @@ def test_devices_of_hybrid_plugs_are_noticed_and_others_are_not():
         calls.after("ip link set tapa nomaster")
         assert calls.count == settled + 1
         calls.after("ip link set eth9 name qvb9")
+        calls.told.clear()
         calls.after("ip link set qvb9 name eth9")
         calls.after("ip link del tapa")
         calls.after("ip link del qbra")
+        assert frozenset().union(*calls.told) == {"qvb9", "tapa", "qbra"}
 
 
 def test_more_news_than_fit_are_news():
     calls = Calls()
     release = threading.Event()
 
-    def slow() -> None:
-        calls()
+    def slow(devices: frozenset[str] | None) -> None:
+        calls(devices)
         release.wait(DEADLINE)  # meanwhile the kernel's buffer runs over
 
     with running(LinkWatch(slow)):
         calls.after("ip link add qbra up type bridge")  # of one that is shut the kernel tells nothing
         shell("for i in $(seq 800); do echo link set qbra mtu $((1000 + i)); done | ip -batch -")
         release.set()
-        calls.after("ip link set qbra type bridge nf_call_iptables 1 nf_call_ip6tables 1")
+        calls.after("ip link set qbra name qbrb")
+    assert None in calls.told
 
 
 def test_a_watch_that_was_never_started_can_be_stopped():
