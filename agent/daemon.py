@@ -28,10 +28,11 @@ from agent.core.model import HostSnapshot, PortId, SwitchView
 from agent.core.plan import Driver, Plan
 from agent.core.reconciler import Reconciler
 from agent.core.report import AgentState, ItemState, PassReport, PortState
+from agent.core.retry import Allowance
 from agent.drivers.announcer import Announcer
 from agent.drivers.flows import FlowsDriver
 from agent.drivers.switch import LocalSwitch
-from agent.filtering import Filtering
+from agent.filtering import DEVICES_CHANGED, RULES_CHANGED, Filtering
 from agent.l2.pipeline import Table
 from agent.l2.settings import LocalSettings
 from agent.planner import NUMBERED_DRIVERS, Planning
@@ -49,6 +50,8 @@ LOG = logging.getLogger(__name__)
 LOST_ATTEMPTS = 7  # failures in a row, 6 to 13 s, after which ports that were up count as down
 SWITCH_RESTART_SECONDS = 2.0  # that a restart of ovs-vswitchd is given before ports are announced again
 _NO_PASS = frozenset(("announced", "reported", "request"))  # reasons to wake up that change nothing of what is wanted
+# The filters are read back when somebody else changes rules, whoever and how often that may be.
+OTHERS_AT_ONCE, OTHERS_SHARE = 1.0, 0.1  # seconds of reading in a row; share of the time in the long run
 STORED_STATUS_SECONDS = 2.0  # how long the first pass waits for the rows that an earlier process has left
 
 
@@ -91,6 +94,7 @@ class Daemon:
         self._observer: PassObserver | None = None
         self._requests: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._planning = Planning(local)
+        self._for_others = Allowance(OTHERS_AT_ONCE, OTHERS_SHARE, time.monotonic)
         self._done_with: tuple[HostSnapshot, SwitchView, LocalSettings] | None = None
         self._plan = Plan()
         self._problems: tuple[Problem, ...] = ()
@@ -265,6 +269,8 @@ class Daemon:
             answering = parts.reader.thread.is_answering()
             snapshot = parts.chooser.choose(live, view, time.monotonic(), time.time(), answering=answering)
         if snapshot is None or not self._read_numbers():
+            if parts.filtering is not None and not reasons.keys().isdisjoint((RULES_CHANGED, DEVICES_CHANGED)):
+                parts.reconciler.need_resync([driver.name for driver in parts.filtering.before_flows])
             self._publish(None, view, None)
             return
         inputs = (snapshot, view, self._local)
@@ -273,7 +279,10 @@ class Daemon:
         if "switch" in reasons:  # a bridge or port of ours may have been taken away; reading the replica costs nothing
             parts.reconciler.read_back(self._driver("ovs"), 0, 1)
         if parts.filtering is not None:
+            begun = time.monotonic()
             parts.filtering.read_back(parts.reconciler, reasons)
+            if RULES_CHANGED in reasons:
+                parts.wake.hold_back(RULES_CHANGED, self._for_others.spend(time.monotonic() - begun))
             parts.filtering.follow(snapshot)
         if not unchanged:
             if self._done_with is not None and self._done_with[0].stale and not snapshot.stale:

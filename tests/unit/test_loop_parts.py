@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 import threading
+import time
 
 from agent.core.plan import Group, ObjectId, Plan
 from agent.core.reconciler import Reconciler
-from agent.core.retry import Backoff
+from agent.core.retry import Allowance, Backoff
 from agent.read_back import ReadBack
 from agent.wake import Wake
 from tests.fakes.drivers import FakeDriver, FakeSlicedDriver
@@ -33,6 +34,39 @@ def test_a_waiting_loop_is_woken_by_another_thread():
     wake.set("store")
     thread.join(10)
     assert [set(reasons) for reasons in woken] == [{"store"}]  # type: ignore[call-overload]
+
+
+def test_what_is_held_back_wakes_nobody_and_is_not_forgotten():
+    clock = Clock()
+    wake = Wake(clock)
+    wake.hold_back("rules", 1002.0)
+    wake.set("rules")
+    assert wake.wait(0) == {}
+    wake.set("store")
+    assert wake.wait(0) == {"store": 1000.0}
+    clock.time = 1002.0
+    assert wake.wait(0) == {"rules": 1000.0}
+
+
+def test_a_loop_that_waits_gets_what_was_held_back_as_soon_as_it_is_due():
+    wake = Wake()
+    wake.hold_back("rules", time.monotonic() + 0.1)
+    wake.set("rules")
+    begun = time.monotonic()
+    assert set(wake.wait(30)) == {"rules"}
+    assert 0.09 < time.monotonic() - begun < 10
+
+
+def test_others_get_their_share_of_the_time_whatever_they_do():
+    clock = Clock()
+    allowance = Allowance(most=1.0, share=0.1, monotonic=clock)
+    spent, end = 0.0, clock.time + 100.0
+    while clock.time < end:
+        spent += 0.08
+        clock.time = max(clock.time + 0.08, allowance.spend(0.08))
+    assert 10.0 <= spent < 12.0
+    clock.time += 1000.0
+    assert allowance.spend(0.08) == clock.time, "who has been quiet is served at once"
 
 
 def test_the_whole_host_is_read_back_once_in_each_interval():

@@ -47,7 +47,7 @@ class Host:
             self.planning.settled()
 
     def zones(self) -> list[int]:
-        return sorted(int(v) for k, v in self.drivers["ovs"].items.items() if k.startswith("allocation/zone/"))
+        return sorted(int(str(v)) for k, v in self.drivers["ovs"].items.items() if k.startswith("allocation/zone/"))
 
 
 def test_ports_come_and_go_on_a_host_where_an_instance_is_switched_off():
