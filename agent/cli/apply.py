@@ -21,6 +21,7 @@ from agent.core.errors import InputError
 from agent.store.document import Document
 from agent.store.records import Change
 
+APPLY_TIMEOUT = 60.0  # seconds unless --timeout is given: 10,000 rules take 5 to 10
 _DONE = {"create": "created", "change": "changed", "delete": "deleted"}
 _WOULD = {"create": "to create", "change": "to change", "delete": "to delete"}
 
@@ -60,7 +61,7 @@ def _source(file: str) -> str:
 def _run(args: argparse.Namespace) -> int:
     if args.prune and not args.set_name:
         raise InputError("apply: --prune needs --set NAME: it removes only what an earlier apply of that set made")
-    ask = settings(args)
+    ask = settings(args, APPLY_TIMEOUT)
     data, source = _read(args.file), _source(args.file)
     document = parse_file(data, source)
     if args.prune and not (args.yes or args.dry_run) and has_no_section(data, source):

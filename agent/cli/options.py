@@ -55,7 +55,7 @@ def add_common(parser: argparse.ArgumentParser) -> None:
         group.add_argument(f"--{name}", metavar="FILE", default=absent, help=f"{what} for ssl: stores ({variable})")
     choices = [form.value for form in Format]
     group.add_argument("-o", "--output", choices=choices, default=absent, help="how to print (table)")
-    text = f"seconds to wait for store or agent ({DEFAULT_TIMEOUT:g}; plan: 40)"
+    text = f"seconds to wait for store or agent ({DEFAULT_TIMEOUT:g}; apply: 60, plan: 40)"
     group.add_argument("--timeout", type=seconds, metavar="SECONDS", default=absent, help=text)
 
 

@@ -35,7 +35,7 @@ def port_lines(answer: Answer, now: float) -> Iterator[str]:
 
 
 def _problems(port: Answer) -> Iterator[str]:
-    found = parts(port, "problems")
+    found = [problem for problem in parts(port, "problems") if text(problem, "text") != text(port, "reason")]
     for problem in found[:MOST_PROBLEMS]:
         yield f"problem    {text(problem, 'text')} (who must act: {text(problem, 'actor')})"
     if len(found) > MOST_PROBLEMS:

@@ -296,8 +296,8 @@ class SnapshotReader:
 
     def _strange_addresses(self, row: filter_rows.ChunkRow) -> Problem:
         owner, strange = row.chunk.owner, row.not_addresses
-        more = f" and {len(strange) - 1} more" if len(strange) > 1 else ""
-        text = f"{self._groups.text(owner)}: {strange[0]!r}{more} among its addresses is none; left out"
+        wrong = f" and {len(strange) - 1} more are no addresses" if len(strange) > 1 else " is no address"
+        text = f"{self._groups.text(owner)}: {strange[0]!r}{wrong}; left out"
         return Problem(f"members:{owner}", "addresses", text, Actor.CLOUD)
 
     def _revision(self) -> tuple[str, int]:

@@ -90,7 +90,8 @@ def write(api: StoreBackend, address: str, build: Build[R], rng: random.Random) 
             # What waits for the connection must not be written when it is back; what was
             # sent already may have been.
             call.give_up()
-            raise StoreError(f"store {address}: no answer in time; whether it wrote is unknown") from None
+            waited = f"no answer within {api.ovsdb_connection.timeout:g} s"
+            raise StoreError(f"store {address}: {waited}; whether it wrote is unknown") from None
         except RuntimeError as err:  # how ovsdbapp hands on what the server said
             refusal = parse_refusal(str(err))
             if refusal.raced:
