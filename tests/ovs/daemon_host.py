@@ -42,7 +42,8 @@ class DaemonHost:
             f"[DEFAULT]\nhost = host1\nstate_dir = {self.folder}/state\nrun_dir = {self.folder}/run\n"
             f"[store]\nconnection = {self.store.address}\n"
             f"[switch]\novsdb = {self.ovs.database}\nrun_dir = {self.ovs.folder}\ndatapath_type = dummy\n"
-            f"[l2]\ntunnel_address = 198.18.0.1\n[status]\nmetrics_port = 0\n[filters]\nenabled = false\n[pass]\n{passes}"
+            "[l2]\ntunnel_address = 198.18.0.1\n[status]\nmetrics_port = 0\n"
+            f"[filters]\nenabled = false\n[pass]\n{passes}"
         )
 
     @property
