@@ -53,9 +53,10 @@ def add(session: Session, subject: Subject, row: Row, addresses: Iterable[str]) 
 
 
 def remove(session: Session, subject: Subject, row: Row, addresses: Iterable[str]) -> None:
-    """Take addresses and prefixes away; each must be there."""
-    unwanted = _canonical(subject, addresses)
-    missing = unwanted - writer_members.addresses(session, row).keys()
+    """Take addresses and prefixes away; each must be there (so may what is no address, but is there)."""
+    present = writer_members.addresses(session, row).keys()
+    unwanted = {text if text in present else validate.group_address(subject, text) for text in addresses}
+    missing = unwanted - present
     if missing:
         raise subject.error(f"not among its addresses: {enumerate_names(missing)}")
     _write(session, row, (), unwanted)

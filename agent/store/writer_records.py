@@ -24,6 +24,7 @@ from agent.store.writer_view import Row, View, label, optional, scalar
 Record = NetworkRecord | SubnetRecord | PortRecord | HostRecord | SecurityGroupRecord | AddressGroupRecord
 
 
+_UNKNOWN_VERSION = 9  # of IP, for what is no address: sorts last
 _WITH_PORTS = {protocol_name(number) for number in PORT_PROTOCOLS}
 
 
@@ -220,17 +221,26 @@ def unannounced_host_record(status: Row) -> HostRecord:
     )
 
 
-def address_order(address: str) -> tuple[int, int]:
-    """Return the key that sorts addresses: IPv4 first, then by number."""
-    value = ipaddress.ip_address(address)
-    return value.version, int(value)
+def address_order(address: str) -> tuple[int, int, str]:
+    """Return the key that sorts addresses: IPv4 first, then by number, then what is none (see ``prefix_order``)."""
+    try:
+        value = ipaddress.ip_address(address)
+    except ValueError:
+        return _UNKNOWN_VERSION, 0, address
+    return value.version, int(value), ""
 
 
-def _first_of_pool(pool: str) -> tuple[int, int]:
+def _first_of_pool(pool: str) -> tuple[int, int, str]:
     return address_order(pool.partition("-")[0])
 
 
-def prefix_order(text: str) -> tuple[int, int, int]:
-    """Return the key that sorts addresses and prefixes: IPv4 first, then by number, wider ones before."""
-    network = ipaddress.ip_network(text)
-    return network.version, int(network.network_address), network.prefixlen
+def prefix_order(text: str) -> tuple[int, int, int, str]:
+    """Return the key that sorts addresses and prefixes: IPv4 first, then by number, wider ones before.
+
+    What is neither, because somebody wrote it past us, comes last: it must be shown to be mended.
+    """
+    try:
+        network = ipaddress.ip_network(text)
+    except ValueError:
+        return _UNKNOWN_VERSION, 0, 0, text
+    return network.version, int(network.network_address), network.prefixlen, ""

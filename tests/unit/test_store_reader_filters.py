@@ -15,7 +15,7 @@ import pytest
 from agent.core.errors import Actor
 from agent.core.model import AddressChunk, AddressOwner, Direction, HostName, HostSnapshot, OwnerKind, SecurityGroup
 from agent.store import remotes
-from agent.store.document import NetworkFields, PortFields
+from agent.store.document import AddressGroupFields, NetworkFields, PortFields, SubnetFields
 from agent.store.reader import SnapshotReader
 from agent.store.writer import Writer
 from tests.servers import StoreServer
@@ -37,6 +37,8 @@ class Store:
         with Writer.connect([self._server.address]) as writer:
             for port in writer.list_ports():
                 writer.delete_port(port.id)
+            for subnet in writer.list_subnets():
+                writer.delete_subnet(subnet.id)
             writer.delete_network("blue")
         for table in ("Security_Group_Rule", "Security_Group", "Address_Group"):
             self.transact({"op": "delete", "table": table, "where": []})
@@ -447,3 +449,20 @@ def test_after_the_store_was_away_everything_is_there_again_and_what_was_missed(
     assert len(snapshot.security_groups[web].rules) == 2
     assert snapshot.address_chunks == before.address_chunks
     assert not snapshot.problems
+
+
+def test_what_was_written_past_the_writer_is_shown_and_can_be_taken_away(store, server):
+    with Writer.connect([server.address]) as writer:
+        office = writer.create_address_group("office", AddressGroupFields(addresses=("10.0.0.0/8",))).result
+        subnet = writer.create_subnet("blue4", SubnetFields(network="blue", cidr="10.0.0.0/24")).result
+    port = store.port("p")
+    fixed_ips = {"nowhere": ref(subnet.id), "10.0.0.9": ref(subnet.id)}
+    store.set("Port", port, fixed_ips=["map", list(fixed_ips.items())])
+    wrong = counted("everybody", "10.1.0.9/16")
+    change = {"where": [["owner", "==", ref(office.id)]], "mutations": [["addresses", "insert", wrong]]}
+    store.transact({"op": "mutate", "table": "Address_Chunk", **change})
+    with Writer.connect([server.address]) as writer:
+        assert writer.get_address_group("office").addresses == ("10.0.0.0/8", "10.1.0.9/16", "everybody")
+        assert [fixed.address for fixed in writer.get_port(port).fixed_ips] == ["10.0.0.9", "nowhere"]
+        assert writer.remove_addresses("office", ("everybody", "10.1.0.9/16")).result.addresses == ("10.0.0.0/8",)
+        writer.delete_address_group("office")
