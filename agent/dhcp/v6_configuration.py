@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterator
+from contextlib import suppress
 
 from agent.dhcp.data import Options, PortData, SubnetData
-from agent.dhcp.domain_names import encode_names, fqdn
+from agent.dhcp.domain_names import encode_name, encode_names, fqdn
 from agent.dhcp.frames6 import packed
 from agent.dhcp.v6_packet import INFINITY, Code, FqdnFlags, MessageType, Request, join_options
 
@@ -20,6 +21,7 @@ RESERVED = frozenset(
         *(Code.CLIENT_ID, Code.SERVER_ID, Code.IA_NA, Code.IA_TA, Code.IAADDR, Code.ORO, Code.ELAPSED_TIME),
         *(Code.RELAY_MSG, Code.AUTH, Code.UNICAST, Code.STATUS_CODE, Code.RAPID_COMMIT, Code.INTERFACE_ID),
         *(Code.RECONF_MSG, Code.RECONF_ACCEPT, Code.IA_PD, Code.IAPREFIX, Code.PREFERENCE, Code.CLIENT_FQDN),
+        *(Code.USER_CLASS, Code.CLIENT_ARCH_TYPE),
     }
 )
 _NTP_ADDRESS, _NTP_NAME = 1, 3  # suboptions of RFC 5908
@@ -87,12 +89,15 @@ def _replace(options: dict[int, list[bytes]], own: Options) -> None:
             options[code].append(payload)
 
 
+def time_source(server: str) -> tuple[int, bytes]:
+    """Return an NTP server, an address or a name, as a suboption (RFC 5908); ValueError if it is neither."""
+    return (_NTP_ADDRESS, packed(server)) if _is_address(server) else (_NTP_NAME, encode_name(server))
+
+
 def _time_sources(servers: tuple[str, ...]) -> Iterator[tuple[int, bytes]]:
     for server in servers:
-        if _is_address(server):
-            yield _NTP_ADDRESS, packed(server)
-        elif name := encode_names((server,)):
-            yield _NTP_NAME, name
+        with suppress(ValueError):  # one bad server takes nothing else from the port
+            yield time_source(server)
 
 
 def _is_address(text: str) -> bool:
