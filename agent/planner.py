@@ -49,6 +49,7 @@ class Planning:
         self._memo = Memo()
         self._in_use: Mapping[Claim, int] | None = None  # numbers on their way out included
         self._wanted: Mapping[Claim, int] = {}
+        self._claimed_for: tuple[object, object] | None = None  # what the claims of ``_wanted`` were made from
 
     @property
     def knows_numbers(self) -> bool:
@@ -67,11 +68,22 @@ class Planning:
 
     def make(self, snapshot: HostSnapshot, switch: SwitchView) -> tuple[Plan, tuple[Problem, ...]]:
         """Return the plan, and the problems of it and of the numbers."""
-        in_use = self._in_use or {}
-        self._wanted, problems = allocate(in_use, wanted_claims(snapshot, switch))
+        problems = self._allocate(snapshot, switch)
         plan = build_plan(snapshot, self._wanted, switch, self._memo, self._local)
-        self._in_use = {**in_use, **self._wanted}
         return plan, (*plan.problems, *problems)
+
+    def _allocate(self, snapshot: HostSnapshot, switch: SwitchView) -> list[Problem]:
+        """Have ``_wanted`` hold the numbers of what is wanted: the same object while they are the same."""
+        before = self._claimed_for
+        if before is not None and before[0] is snapshot.ports and before[1] is switch.interfaces:
+            return []
+        in_use = self._in_use or {}
+        wanted, problems = allocate(in_use, wanted_claims(snapshot, switch))
+        self._wanted = wanted if wanted != self._wanted else self._wanted
+        self._in_use = {**in_use, **self._wanted}
+        # What got no number is asked for again and again: one may have come back.
+        self._claimed_for = None if problems else (snapshot.ports, switch.interfaces)
+        return problems
 
     def settled(self) -> None:
         """Note that nothing but the last plan's is in place: numbers that it does not use are free again."""

@@ -58,6 +58,25 @@ class Memo:
         self._kept[key] = entry
         return cast(T, entry[1])
 
+    def stage(self, key: Hashable, inputs: Inputs, build: Callable[[], T]) -> T:
+        """Like ``value``, for a part of the round: what *build* asks for is kept with its result.
+
+        *inputs* are all that the part depends on: it is not gone through again while
+        they are the same.
+        """
+        entry = self._entries.get(key)
+        if entry is None or not _same(entry[0], inputs):
+            outside, self._kept = self._kept, {}
+            try:
+                result = build()
+            finally:
+                inside, self._kept = self._kept, outside
+            entry = (inputs, (result, inside))
+        result, inside = cast(tuple[T, dict[Hashable, tuple[Inputs, object]]], entry[1])
+        self._kept.update(inside)
+        self._kept[key] = entry
+        return result
+
     def evolve(self, key: Hashable, inputs: Inputs, build: Callable[[T | None], T]) -> T:
         """Like ``value``, for collections: *build* gets the last result and takes over what is still right.
 

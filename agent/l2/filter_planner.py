@@ -7,7 +7,8 @@ with the first port and go with the last.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from enum import Enum, auto
 from functools import partial
 
@@ -50,18 +51,44 @@ def zone_claims(snapshot: HostSnapshot, switch: SwitchView) -> set[Claim]:
     }
 
 
-class FilterPlanning:
-    """One round; ``groups`` and ``problems`` are complete after ``finish``."""
+@dataclass(frozen=True, slots=True)
+class GroupHead:
+    """What ports need to know of a security group; its rules do not concern them."""
 
-    def __init__(self, snapshot: HostSnapshot, allocations: Allocations, memo: Memo, local: LocalSettings) -> None:
-        self._snapshot = snapshot
+    name: str
+    stateful: bool
+
+
+def group_heads(memo: Memo, groups: Mapping[SecurityGroupId, SecurityGroup]) -> Mapping[SecurityGroupId, GroupHead]:
+    """Return the heads of *groups*, which are the same object while nothing but rules changes."""
+
+    def heads(last: Mapping[SecurityGroupId, GroupHead] | None) -> Mapping[SecurityGroupId, GroupHead]:
+        new = {group.id: GroupHead(group.name, group.stateful) for group in groups.values()}
+        return last if last is not None and last == new else new
+
+    return memo.evolve("group heads", (groups,), heads)
+
+
+class PortFilters:
+    """Which filter each port has.
+
+    ``in_use``, ``leaves`` of the tree and ``problems`` are of all ports that were asked for.
+    """
+
+    def __init__(
+        self,
+        heads: Mapping[SecurityGroupId, GroupHead],
+        allocations: Allocations,
+        local: LocalSettings,
+        memo: Memo,
+    ) -> None:
+        self._known = heads
         self._allocations = allocations
         self._memo = memo
         self._enabled = local.filters
         self._policies: dict[tuple[SecurityGroupId, ...], Policy | None] = {}
-        self._in_use: dict[Policy, tuple[SecurityGroup, ...]] = {}
-        self._leaves: set[str] = set()
-        self.groups: dict[ObjectId, Group] = {}
+        self.in_use: dict[Policy, None] = {}
+        self.leaves: set[str] = set()
         self.problems: list[Problem] = []
 
     def find(self, port: Port, interface: PluggedInterface) -> tuple[Policy, int] | Verdict:
@@ -84,7 +111,7 @@ class FilterPlanning:
         policy = self._find_policy(port)
         if zone is None or policy is None:
             return Verdict.SHUT  # who allocates says why, or has not been asked yet
-        self._leaves.add(filters.leaf_prefix(port.id))
+        self.leaves.add(filters.leaf_prefix(port.id))
         return policy, zone
 
     def _shut(self, port: Port, text: str, field: str = "security_groups") -> Verdict:
@@ -96,14 +123,14 @@ class FilterPlanning:
 
     def _find_policy(self, port: Port) -> Policy | None:
         if not port.filtered:
-            self._in_use[policies.OPEN] = ()
+            self.in_use[policies.OPEN] = None
             return policies.OPEN
         key = port.security_groups
         if key not in self._policies:
             self._policies[key] = self._make_policy(key)
         policy = self._policies[key]
-        known = self._snapshot.security_groups
         if policy is None:
+            known = self._known
             kinds = (f"{known[g].name or g} ({_kind(known[g])})" for g in key if g in known)
             text = f"its security groups do not go together, so it stays shut: {', '.join(kinds)}"
             self._tell(port, text, "security_groups", Actor.CLOUD)
@@ -111,29 +138,38 @@ class FilterPlanning:
 
     def _make_policy(self, ids: tuple[SecurityGroupId, ...]) -> Policy | None:
         """Return the policy of ports with these groups; None if they contradict each other."""
-        known = tuple(group for i in sorted(ids) if (group := self._snapshot.security_groups.get(i)) is not None)
-        tracked = all(group.stateful for group in known)
-        if not tracked and any(group.stateful for group in known):
+        known = {i: self._known[i] for i in sorted(ids) if i in self._known}
+        tracked = all(head.stateful for head in known.values())
+        if not tracked and any(head.stateful for head in known.values()):
             return None
         object_id = policies.policy_id(ids)
-        names = tuple(group.id for group in known)
         policy = self._memo.value(
             ("policy", object_id),
-            (tracked, *names),
-            partial(policies.make_policy, object_id, names, tracked=tracked),
+            (tracked, *known),
+            partial(policies.make_policy, object_id, tuple(known), tracked=tracked),
         )
-        self._in_use[policy] = known
+        self.in_use[policy] = None
         return policy
 
-    def finish(self) -> None:
-        """Plan everything that ports share: to be called after ``find`` has seen them all."""
-        if not self._enabled:
-            return
+
+class SharedFilters:
+    """Everything that ports share; ``groups`` and ``problems`` are complete once it is made."""
+
+    def __init__(self, snapshot: HostSnapshot, memo: Memo, in_use: Iterable[Policy], leaves: Iterable[str]) -> None:
+        self._snapshot = snapshot
+        self._memo = memo
+        self.groups: dict[ObjectId, Group] = {}
+        self.problems: list[Problem] = []
         self._add(filters.BASE, (), filters.plan_base)
-        for prefix in {prefix for leaf in self._leaves for prefix in filters.tree_prefixes(leaf)}:
+        for prefix in {prefix for leaf in leaves for prefix in filters.tree_prefixes(leaf)}:
             self._add(filters.node_id(prefix), (), partial(filters.plan_node, prefix))
+        self._plan_policies(in_use)
+
+    def _plan_policies(self, in_use: Iterable[Policy]) -> None:
+        known = self._snapshot.security_groups
         used: dict[SecurityGroupId, SecurityGroup] = {}
-        for policy, groups in self._in_use.items():
+        for policy in in_use:
+            groups = tuple(known[group] for group in policy.groups)
             logs = [value for g in groups if g.log_dropped for value in (g.id, g.log_rate, g.log_burst)]
             self._add(policy.id, (policy, *logs), partial(policies.plan_policy, policy, groups))
             used.update((group.id, group) for group in groups)
@@ -151,5 +187,5 @@ class FilterPlanning:
         self.groups[object_id] = self._memo.group(object_id, inputs, build)
 
 
-def _kind(group: SecurityGroup) -> str:
+def _kind(group: GroupHead) -> str:
     return "stateful" if group.stateful else "stateless"

@@ -7,21 +7,18 @@ never what it is.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from functools import partial
 
 from agent.core import naming
 from agent.core.allocations import Allocations, Claim
-from agent.core.errors import Actor, Problem
+from agent.core.errors import Problem
 from agent.core.memo import Memo
-from agent.core.model import HostSnapshot, NetworkId, Port, PortId, SwitchView
+from agent.core.model import HostSnapshot, NetworkId, SwitchView
 from agent.core.plan import Group, ObjectId
-from agent.l2 import endpoints, hosts, networks, ports
-from agent.l2.filter_planner import FilterPlanning, Verdict, zone_claims
-from agent.l2.policies import Policy
-from agent.l2.port_filters import plan_filter
+from agent.l2 import endpoints, hosts, networks
+from agent.l2.filter_planner import PortFilters, SharedFilters, group_heads, zone_claims
+from agent.l2.port_planner import Members, PluggedPorts, PortPlanning
 from agent.l2.segments import Segment, find_uplink
 from agent.l2.settings import LocalSettings
 
@@ -43,14 +40,6 @@ def plan_l2(
     return _Planning(snapshot, allocations, switch, memo, local).run()
 
 
-@dataclass(slots=True)
-class _Members:
-    """Local ports of one network that can be reached."""
-
-    ofports: list[tuple[str, int]] = field(default_factory=list)
-    shared: dict[str, list[int]] = field(default_factory=dict)
-
-
 class _Planning:
     """One round: the arguments, and the groups and problems so far."""
 
@@ -62,7 +51,6 @@ class _Planning:
         self._memo = memo
         self._local = local
         self._allocations = allocations
-        self._filters = FilterPlanning(snapshot, allocations, memo, local)
         self._groups: dict[ObjectId, Group] = {}
         self._problems: list[Problem] = []
 
@@ -70,13 +58,14 @@ class _Planning:
         self._plan_own_host()
         peers = self._plan_peers()
         segments = self._plan_segments()
-        members = self._plan_ports(segments)
+        plugged = self._plan_ports(segments)
         for network_id, segment in segments.items():
             if segment.network.admin_state_up:
-                self._plan_floods(segment, members.get(network_id, _Members()), peers)
-        self._filters.finish()
-        self._groups.update(self._filters.groups)
-        self._problems += self._filters.problems
+                self._plan_floods(segment, plugged.members.get(network_id, Members()), peers)
+        if self._local.filters:
+            shared = SharedFilters(self._snapshot, self._memo, plugged.policies, plugged.leaves)
+            self._groups.update(shared.groups)
+            self._problems += shared.problems
         return self._groups, sorted(set(self._problems), key=lambda p: (p.object_id, p.field, p.text))
 
     def _plan_own_host(self) -> None:
@@ -121,69 +110,21 @@ class _Planning:
             self._groups[group_id] = self._memo.group(group_id, (segment,), partial(networks.plan_network, segment))
         return segments
 
-    def _plan_ports(self, segments: Mapping[NetworkId, Segment]) -> dict[NetworkId, _Members]:
-        members: dict[NetworkId, _Members] = {}
-        numbers = Counter(self._switch.ofports.values())
-        numbers.update(i.ofport for i in self._switch.interfaces.values() if i.ofport is not None)
-        for port in self._snapshot.ports.values():
-            segment = segments.get(port.network)
-            if segment is None:
-                self._miss_network(port)
-                continue
-            if not (port.admin_state_up and segment.network.admin_state_up):
-                continue
-            ofport = self._find_ofport(port.id, numbers)
-            if ofport is None:
-                continue
-            if not self._plan_port(port, segment, ofport):
-                continue
-            reached = members.setdefault(port.network, _Members())
-            reached.ofports.append((port.id, ofport))
-            if port.allowed_address_pairs:
-                for mac in ports.shared_macs(port):
-                    reached.shared.setdefault(mac, []).append(ofport)
-        return members
+    def _plan_ports(self, segments: Mapping[NetworkId, Segment]) -> PluggedPorts:
+        snapshot, memo = self._snapshot, self._memo
+        heads = group_heads(memo, snapshot.security_groups)
+        wanted = (snapshot.ports, snapshot.networks, self._switch.interfaces, self._switch.ofports)
+        filtered = (heads, self._allocations, self._local)
 
-    def _plan_port(self, port: Port, segment: Segment, ofport: int) -> bool:
-        """Plan a port that is plugged in; return False if it stays shut."""
-        found = self._filters.find(port, self._switch.interfaces[port.id])
-        group_id = ObjectId(f"port:{port.id}")
-        if found is Verdict.UNFILTERED:
-            inputs: tuple[object, ...] = (port, segment, ofport)
-            build = partial(ports.plan_port, port, segment, ofport)
-        elif isinstance(found, tuple):
-            inputs = (port, segment, ofport, *found)
-            policy, zone = found
-            build = partial(_plan_filtered_port, port, segment, ofport, policy, zone)
-        else:
-            return False
-        self._groups[group_id] = self._memo.group(group_id, inputs, build)
-        return True
+        def plan() -> PluggedPorts:
+            return PortPlanning(*wanted, PortFilters(*filtered, memo), memo).run(segments.values())
 
-    def _miss_network(self, port: Port) -> None:
-        if port.network in self._snapshot.networks:
-            return
-        text = f"port {port.name or port.id}: its network {port.network} is not in the store"
-        self._problems.append(Problem(f"port:{port.id}", "network", text, Actor.CLOUD))
+        plugged = memo.stage("ports", (*wanted, *filtered, *segments.values()), plan)
+        self._groups.update(plugged.groups)
+        self._problems += plugged.problems
+        return plugged
 
-    def _find_ofport(self, port_id: PortId, numbers: Mapping[int, int]) -> int | None:
-        interface = self._switch.interfaces.get(port_id)
-        if interface is None:
-            return None
-        where = f"interface {interface.name}"
-        if interface.error:
-            text = f"{where}: Open vSwitch reports: {interface.error}"
-            self._problems.append(Problem(f"port:{port_id}", "interface", text, Actor.OPERATOR))
-            return None
-        if interface.ofport is None or interface.ofport < 1:
-            return None
-        if numbers[interface.ofport] > 1:
-            text = f"{where}: another interface shows the same OpenFlow number {interface.ofport}"
-            self._problems.append(Problem(f"port:{port_id}", "ofport", text, Actor.NOBODY))
-            return None
-        return interface.ofport
-
-    def _plan_floods(self, segment: Segment, members: _Members, peers: hosts.Peers) -> None:
+    def _plan_floods(self, segment: Segment, members: Members, peers: hosts.Peers) -> None:
         network_id = segment.network.id
         known = self._snapshot.endpoints.get(network_id, {})
         own = self._snapshot.host
@@ -222,7 +163,3 @@ class _Planning:
                 (segment, len(chunks), *chunk),
                 partial(networks.plan_remote_chunk, segment, index, len(chunks), chunk),
             )
-
-
-def _plan_filtered_port(port: Port, segment: Segment, ofport: int, policy: Policy, zone: int) -> Group:
-    return ports.plan_port(port, segment, ofport, plan_filter(port, policy, zone))

@@ -71,3 +71,45 @@ def test_collections_evolve_from_the_last_one():
         memo.end()
     assert seen == [None, 1]
     assert result == 2
+
+
+def stage(memo, outer, inner):
+    """Go through a part of a round that asks for one group; return the group and how often the part was made."""
+    made = []
+
+    def build():
+        made.append(1)
+        return memo.group(ID, (inner,), lambda: Group(ID))
+
+    memo.begin()
+    group = memo.stage("part", (outer,), build)
+    memo.end()
+    return group, len(made)
+
+
+def test_a_part_of_the_round_is_left_out_while_what_it_depends_on_is_the_same():
+    memo = Memo()
+    first, _ = stage(memo, 1, 1)
+    assert stage(memo, 1, 1) == (first, 0)
+
+
+def test_what_a_part_asked_for_outlives_the_rounds_in_which_it_was_left_out():
+    memo = Memo()
+    first, _ = stage(memo, 1, 1)
+    stage(memo, 1, 1)
+    assert stage(memo, 2, 1) == (first, 1)
+    assert stage(memo, 3, 2)[0] is not first
+
+
+def test_a_part_that_fails_leaves_the_round_as_it_was():
+    memo = Memo()
+    first, _ = stage(memo, 1, 1)
+
+    def fail():
+        memo.group(ID, (2,), lambda: Group(ID))
+        raise RuntimeError
+
+    memo.begin()
+    with pytest.raises(RuntimeError):
+        memo.stage("part", (2,), fail)
+    assert stage(memo, 1, 1) == (first, 0)
