@@ -36,7 +36,7 @@ from agent.filtering import DEVICES_CHANGED, RULES_CHANGED, Filtering
 from agent.l2.pipeline import Table
 from agent.l2.settings import LocalSettings
 from agent.planner import NUMBERED_DRIVERS, Planning
-from agent.port_states import NOT_FOR_PORTS, PortFacts, first_by_object, port_states
+from agent.port_states import NOT_FOR_PORTS, PortFacts, first_by_object, is_news, port_states
 from agent.read_back import ReadBack
 from agent.status.sdnotify import Heartbeat
 from agent.status.source import readiness
@@ -308,7 +308,7 @@ class Daemon:
         before = self._ports if self._ports is not None else self._stored_ports(snapshot)
         now = time.time()
         self._ports = port_states(self._facts(report, snapshot, view), before, now)
-        urgent = self._ports != before or self._done_with is None or self._others_changed(snapshot)
+        urgent = is_news(self._ports, before) or self._done_with is None or self._others_changed(snapshot)
         self._publish(report, view, snapshot)
         self._reporter.say(HostReport(self._ports, snapshot.generation, snapshot.revision), urgent=urgent)
         self._reporter.flush(lambda: parts.wake.set("reported"))
@@ -341,7 +341,8 @@ class Daemon:
         )
 
     def _all_problems(self) -> tuple[Problem, ...]:
-        problems = (*self._problems, *self._parts.reconciler.clashes())
+        reconciler = self._parts.reconciler
+        problems = (*self._problems, *reconciler.clashes(), *reconciler.troubles())
         if self._parts.filtering is not None:
             problems = (*problems, *self._parts.filtering.problems())
         error = self._parts.chooser.file_error

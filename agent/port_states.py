@@ -17,6 +17,7 @@ from agent.core.model import HostSnapshot, NetworkId, Port, PortId, SwitchView
 from agent.core.report import PortState
 
 FOR_FILTERS = frozenset(("bridges", "ipset", "iptables", "members", "zones"))  # drivers that only hybrid plugs need
+NUMBERLESS = "has no OpenFlow port number yet"
 NOT_FOR_PORTS = frozenset(("conntrack",))  # ends what is no longer allowed: a port that waits for it is up
 
 
@@ -65,7 +66,7 @@ def _plugged(port: Port, facts: PortFacts) -> str | None:
     if interface.error:
         return f"interface {interface.name}: {interface.error}"
     if interface.ofport is None:
-        return f"interface {interface.name} has no OpenFlow port number yet"
+        return f"interface {interface.name} {NUMBERLESS}"
     return None
 
 
@@ -122,6 +123,21 @@ def port_states(facts: PortFacts, previous: Mapping[PortId, PortState], now: flo
             state = PortState(port_id, "", NetworkId(""), up=False, reason=problem.text, since=now)
             states[port_id] = _kept(previous.get(port_id), state)
     return states
+
+
+def is_news(ports: Mapping[PortId, PortState], before: Mapping[PortId, PortState]) -> bool:
+    """Tell whether *ports* differ from *before* by more than that some are about to come up.
+
+    Open vSwitch numbers an interface within moments; who waits for the port wants to
+    know what comes then, which need not wait behind a write that says that it comes.
+    """
+    if ports.keys() != before.keys():
+        return True
+    return any(state is not before[port] and not _is_coming(state, before[port]) for port, state in ports.items())
+
+
+def _is_coming(state: PortState, before: PortState) -> bool:
+    return not before.up and not state.up and state.reason.endswith(NUMBERLESS)
 
 
 def _kept(before: PortState | None, state: PortState) -> PortState:

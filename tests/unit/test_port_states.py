@@ -19,7 +19,7 @@ from agent.core.model import (
     PortId,
     SwitchView,
 )
-from agent.port_states import PortFacts, port_states
+from agent.port_states import PortFacts, is_news, port_states
 
 NETWORK = Network(NetworkId("n"), "blue", NetworkType.LOCAL, None, None, 1500)
 PORT = Port(PortId("p"), "vm1", NETWORK.id, "fa:16:3e:00:00:01", ())
@@ -81,3 +81,18 @@ def test_a_port_whose_row_makes_no_sense_is_down_and_says_why():
     states = port_states(replace(given, snapshot=replace(given.snapshot, problems=(problem,))), {}, 5.0)
     assert states[PORT.id].up
     assert states[PortId("q")].reason == "port vm2: not a MAC"
+
+
+def test_that_a_port_is_about_to_come_up_is_no_news_and_all_else_is():
+    unplugged = port_states(facts(interface=None), {}, 5.0)
+    coming = port_states(facts(interface=replace(INTERFACE, ofport=None)), unplugged, 6.0)
+    up = port_states(facts(), coming, 7.0)
+    gone = port_states(facts(interface=replace(INTERFACE, ofport=None)), up, 8.0)
+    assert not is_news(unplugged, unplugged)
+    assert not is_news(coming, unplugged)
+    assert is_news(up, coming)
+    assert is_news(up, unplugged)
+    assert is_news(gone, up)
+    assert is_news(unplugged, coming)
+    assert is_news({}, up)
+    assert is_news(coming, {})
