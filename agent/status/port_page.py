@@ -11,12 +11,16 @@ from collections.abc import Iterator
 from typing import Any
 
 from agent.core import naming
+from agent.core.errors import Problem
 from agent.core.filter_report import Count, PortFilter, RuleCounters
 from agent.core.model import Direction, SecurityGroup, SecurityGroupRule
 from agent.core.protocols import protocol_name
 from agent.core.report import AgentState
 from agent.status import answers
 from agent.status.answers import Json
+
+# Fields of the host's problems: what limits filters, and drivers that they cannot do without.
+_FOR_ALL = frozenset(("filters", "iptables_backend", "bridges", "ipset", "iptables", "members", "zones", "conntrack"))
 
 
 def ports(
@@ -32,10 +36,19 @@ def ports(
     for port in sorted(chosen, key=lambda port: port.id):
         found = by_port.get(port.id)
         concerned = {f"port:{port.id}", f"network:{port.network}", *(() if found is None else _objects(found))}
-        problems = [answers.problem_fields(p) for p in state.problems if p.object_id in concerned]
+        problems = [
+            answers.problem_fields(problem)
+            for problem in state.problems
+            if problem.object_id in concerned or (found is not None and _is_of_filters(problem))
+        ]
         shown = None if found is None else _filter(found, counters)
         listed.append({**answers.port_fields(port, state), "problems": problems, "filter": shown})
     return {"ports": listed, "counters_error": error}
+
+
+def _is_of_filters(problem: Problem) -> bool:
+    """Tell whether a problem is about what all filters of this host depend on."""
+    return problem.object_id in ("host", "filters") and problem.field in _FOR_ALL
 
 
 def _objects(found: PortFilter) -> Iterator[str]:

@@ -290,14 +290,20 @@ def test_what_was_written_is_read_back_and_a_difference_is_an_error_that_is_repa
 
 def test_a_driver_that_cannot_be_read_stops_no_other_and_is_retried():
     host = Host()
-    host.ovs.fail_observe(2)
+    host.ovs.fail_observe(3)
     plan = plan_of(p={"links": {"l": "1"}, "ovs": {"o": "2"}, "flows": {"f": "3"}})
     host.run(plan)
+    assert host.reconciler.troubles() == ()  # once is nothing to tell people
+    host.clock.time = host.reconciler.next_due()
+    host.run(plan)
+    (trouble,) = host.reconciler.troubles()
+    assert (trouble.field, trouble.text) == ("ovs", "ovs cannot be used, retried: ovs: cannot be read")
     assert host.links.items
     assert host.flows.items
     assert not host.ovs.items
     assert host.reconciler.unusable() == {"ovs"}
     host.settle(plan)
+    assert host.reconciler.troubles() == ()
     check_end(host, plan)
 
 

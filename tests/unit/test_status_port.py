@@ -170,11 +170,12 @@ def test_people_see_each_rule_with_its_hits(hostplane: Run):
 
 
 def test_what_is_wrong_with_a_port_or_its_rules_is_said(hostplane: Run, source: FakeSource):
-    ids = ("port:p1", "network:n", "security_group:web-id", "members:office-id", "port:p2", "security_group:db-id")
-    problems = tuple(Problem(object_id, "f", f"wrong with {object_id}", Actor.CLOUD) for object_id in ids)
+    ids = ("port:p1", "network:n", "security_group:web-id", "members:office-id", "host", "port:p2", "members:db-id")
+    problems = tuple(Problem(object_id, "iptables", f"wrong with {object_id}", Actor.CLOUD) for object_id in ids)
+    problems = (*problems, Problem("host", "tunnel_address", "wrong, but not with filters", Actor.OPERATOR))
     source.current = replace(source.current, problems=problems)
     lines = [line for line in hostplane("vm1").splitlines() if line.startswith("problem ")]
-    assert lines == [f"problem    wrong with {object_id} (who must act: cloud)" for object_id in ids[:4]]
+    assert lines == [f"problem    wrong with {object_id} (who must act: cloud)" for object_id in ids[:5]]
     many = tuple(Problem("security_group:web-id", "rules", f"rule {number}", Actor.CLOUD) for number in range(12))
     source.current = replace(source.current, problems=many)
     assert "           and 2 more (see hostplane status problems)" in hostplane("vm1").splitlines()
