@@ -73,6 +73,7 @@ ALLOWED_MARK = 0x20000000  # a filter of ours has let it pass: the guard behind 
 EGRESS_CONNMARK = 0x1
 INGRESS_CONNMARK = 0x2
 CONNMARK_MASK = 0x3
+ENDED_CONNMARK = 0x4  # nothing allows the connection any more: none of its packets passes, whoever sends it
 
 CHAIN_PREFIX = "hp-"
 FORWARD_CHAIN = "hp-forward"

@@ -6,6 +6,11 @@ to it.  So when a rule, a member or a group goes away, the connections that it h
 in are looked for and ended, after everything else is in place.  What only allows more
 looks for nothing.
 
+Of TCP an entry that is gone comes back with the next packet of whoever may send it, and
+answers belong to it: a session that a client began would go on because the server may
+send.  So such an entry stays and is marked as ended (``mark_ended``), until what it was
+for is allowed again, or the kernel forgets it.
+
 The items are not in the kernel: they are what connections were judged by, kept in
 memory.  A fresh process remembers nothing, so it judges every zone once: rules may
 have changed while nobody was there.
@@ -21,12 +26,15 @@ from typing import Protocol
 from agent.core.errors import AgentError
 from agent.core.items import GroupRules, ZoneFilter
 from agent.core.model import AddressChunk
+from agent.core.naming import CONNMARK_MASK, EGRESS_CONNMARK, ENDED_CONNMARK, INGRESS_CONNMARK
 from agent.core.plan import Delta, Key, ObjectId, Value
 from agent.drivers.conntrack_book import Book, zone_number
 from agent.drivers.conntrack_judge import loses_rules, narrows
 from agent.drivers.conntrack_table import Connection
 
 LOG = logging.getLogger(__name__)
+
+_TCP = 6
 
 UNJUDGED = "unjudged"  # observed value of a zone whose connections have to be judged again
 
@@ -39,6 +47,9 @@ class Table(Protocol):
 
     def end(self, connections: Iterable[Connection]) -> int:
         """End *connections*; return how many of them there still were."""
+
+    def mark_ended(self, connections: Iterable[Connection]) -> int:
+        """Have filters drop what belongs to *connections*; return how many of them there still were."""
 
     def flush(self, zones: Collection[int]) -> None:
         """End all connections of *zones*."""
@@ -63,6 +74,7 @@ class ConntrackDriver:
         self._book = Book()
         self._judged: dict[Key, Value] = {}
         self._empty: set[int] = set()  # zones that had no connections when their filters were in place already
+        self._dead: set[int] = set()  # zones with connections that are marked as ended
         self.ended = 0  # connections, since the process began
 
     def flush(self, zones: Collection[int]) -> None:
@@ -72,6 +84,7 @@ class ConntrackDriver:
         """
         self._table.flush(zones)
         self._empty.update(zones)
+        self._dead.difference_update(zones)
 
     def end_of_pass(self) -> None:
         """From here on connections of flushed zones may be older than the rules."""
@@ -124,7 +137,7 @@ class ConntrackDriver:
             old = self._judged.get(key)
             zone = zone_number(key)
             if zone is None:
-                concerned = self._zones_that_lose(key, old, new)
+                concerned = self._zones_that_lose(key, old, new) | (self._zones_of(key, old, new) & self._dead)
                 work.judge |= concerned
             else:
                 concerned = frozenset([zone])
@@ -133,7 +146,12 @@ class ConntrackDriver:
                     continue
                 if new is None or _is_another_port(old, new):
                     work.flush.add(zone)
-                elif not isinstance(old, ZoneFilter) or not isinstance(new, ZoneFilter) or narrows(old, new):
+                elif (
+                    not isinstance(old, ZoneFilter)
+                    or not isinstance(new, ZoneFilter)
+                    or narrows(old, new)
+                    or zone in self._dead
+                ):
                     work.judge.add(zone)
                 else:
                     continue
@@ -152,17 +170,42 @@ class ConntrackDriver:
                 return self._book.zones_of_owner(old.owner)
         return frozenset()
 
+    def _zones_of(self, key: Key, old: Value | None, new: Value | None) -> frozenset[int]:
+        """Return the zones whose connections *key*, no zone's, has a say in."""
+        owners = {value.owner for value in (old, new) if isinstance(value, AddressChunk)}
+        return self._book.zones_of_group(key).union(*map(self._book.zones_of_owner, owners))
+
     def _judge(self, work: _Work) -> None:
         """End what is not allowed any more.  Raises ApplyError."""
         judge = self._book.judge()
-        found = self._table.dump(work.judge | work.flush)
-        unwanted = [one for one in found if one.zone in work.flush or not judge.allows(one)]
-        if not unwanted:
-            return
-        ended = self._table.end(unwanted)
+        delete: list[Connection] = []
+        mark: list[Connection] = []
+        back: list[Connection] = []  # were ended, and would be allowed now
+        dead: set[int] = set()
+        for one in self._table.dump(work.judge | work.flush):
+            if one.zone in work.flush:
+                delete.append(one)
+            elif judge.allows(one):
+                back += [one] if one.mark & ENDED_CONNMARK else []
+            elif _would_come_back(one):
+                dead.add(one.zone)
+                mark += [] if one.mark & ENDED_CONNMARK else [one]
+            else:
+                delete.append(one)
+        if back:
+            self._table.end(back)  # their next packets begin anew
+        ended = (self._table.end(delete) if delete else 0) + (self._table.mark_ended(mark) if mark else 0)
+        self._dead = self._dead - work.judge - work.flush | dead
         self.ended += ended
-        zones = {one.zone for one in unwanted}
-        LOG.info("ended %d connections in %d zones that nothing allows any more", ended, len(zones))
+        if delete or mark:
+            zones = {one.zone for one in (*delete, *mark)}
+            LOG.info("ended %d connections in %d zones that nothing allows any more", ended, len(zones))
+
+
+def _would_come_back(connection: Connection) -> bool:
+    """Tell whether deleting *connection* would not end it.  Only where its direction is sure: a mark is for good."""
+    direction = connection.mark & CONNMARK_MASK
+    return connection.protocol == _TCP and direction in (EGRESS_CONNMARK, INGRESS_CONNMARK)
 
 
 def _is_another_port(old: Value | None, new: Value) -> bool:

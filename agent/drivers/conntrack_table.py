@@ -10,6 +10,10 @@ connection of somebody else who has the same addresses.  So there is one way to 
 connection: as it was read, with its original tuple, its zone and its id, by which the
 kernel tells it from a later one of the same tuple.  Zone 0 is the host's own and never
 touched.
+
+A TCP connection whose entry is gone would get a new one from the next packet of either
+side (``nf_conntrack_tcp_loose``), of the side that may speak to the other.  To end it for
+both, its entry is kept and marked as ended.
 """
 
 from __future__ import annotations
@@ -23,17 +27,18 @@ from itertools import islice
 from typing import NamedTuple
 
 from agent.core.errors import ApplyError
+from agent.core.naming import ENDED_CONNMARK
 from agent.drivers.refusal import RefusedError
 
 _NETLINK_NETFILTER = 12
 _SUBSYSTEM = 1 << 8  # NFNL_SUBSYS_CTNETLINK
-_GET, _DELETE, _STATS = _SUBSYSTEM | 1, _SUBSYSTEM | 2, _SUBSYSTEM | 5
+_NEW, _GET, _DELETE, _STATS = _SUBSYSTEM, _SUBSYSTEM | 1, _SUBSYSTEM | 2, _SUBSYSTEM | 5
 _EXPECTED = 1  # IPS_EXPECTED
 _ERROR, _DONE = 2, 3  # NLMSG_...
 _REQUEST, _ACK, _DUMP = 0x1, 0x4, 0x300  # NLM_F_...
 _SOL_NETLINK, _CAP_ACK = 270, 10
 
-_TUPLE_ORIG, _STATUS, _MARK, _ID, _TUPLE_MASTER, _ZONE = 1, 3, 8, 12, 14, 18  # CTA_...
+_TUPLE_ORIG, _STATUS, _MARK, _ID, _TUPLE_MASTER, _ZONE, _MARK_MASK = 1, 3, 8, 12, 14, 18, 21  # CTA_...
 _SOURCE_PORT = 2  # CTA_PROTO_...
 _ICMP_TYPE, _ICMP_CODE, _ICMPV6_TYPE, _ICMPV6_CODE = 5, 6, 8, 9
 _STATS_ENTRIES = 1  # CTA_STATS_GLOBAL_ENTRIES
@@ -112,16 +117,26 @@ class ConntrackTable:
         Raises ValueError for a connection without a zone, ApplyError if one could not
         be ended; the others are ended nevertheless.
         """
-        pending, ended = iter(connections), 0
+        return self._write_all(_DELETE, map(_deletion, connections))
+
+    def mark_ended(self, connections: Iterable[Connection]) -> int:
+        """Mark *connections* as ended, so that filters drop what belongs to them; return how many there still were.
+
+        Raises as ``end`` does.
+        """
+        return self._write_all(_NEW, map(_marking, connections))
+
+    def _write_all(self, kind: int, requests: Iterable[tuple[int, bytes]]) -> int:
+        pending, done = iter(requests), 0
         refused: RefusedError | None = None
         with self._open() as sock:
             while batch := list(islice(pending, _BATCH)):
-                errors = _write(sock, [_deletion(connection) for connection in batch])
-                ended += len(batch) - len(errors)
+                errors = _write(sock, kind, batch)
+                done += len(batch) - len(errors)
                 refused = next((RefusedError(code, None) for code in errors if code != errno.ENOENT), refused)
         if refused is not None:
             raise refused
-        return ended
+        return done
 
     def flush(self, zones: Collection[int]) -> None:
         """End all connections of *zones*.  Raises ValueError for zone 0, ApplyError if one could not be ended."""
@@ -185,29 +200,39 @@ def _deletion(connection: Connection) -> tuple[int, bytes]:
     return family, connection.key
 
 
+def _marking(connection: Connection) -> tuple[int, bytes]:
+    """Return family and attributes of the request that marks *connection* as ended."""
+    # Here the kernel does not look at the id: one of the same tuple that came since it was read would be marked, too.
+    family, key = _deletion(connection)
+    return family, key + _ENDED
+
+
 def _check_zone(zone: int) -> None:
     if not 0 < zone < 0x10000:
         raise ValueError(f"connections of zone {zone} are not ours to end")
 
 
-def _write(sock: socket.socket, requests: list[tuple[int, bytes]]) -> list[int]:
-    """Send deletions in one step; return the errno of each that was refused.  Raises ApplyError."""
+def _write(sock: socket.socket, kind: int, requests: list[tuple[int, bytes]]) -> list[int]:
+    """Send requests in one step; return the errno of each that was refused.  Raises ApplyError."""
     # The kernel answers in order, and tells every error but success only where it is asked to.
     last = len(requests)
     data = b"".join(
-        _message(_DELETE, _ACK if number == last else 0, number, family, attributes)
+        _message(kind, _ACK if number == last else 0, number, family, attributes)
         for number, (family, attributes) in enumerate(requests, 1)
     )
     _send(sock, data)
     refused = []
     while True:
-        for kind, sequence, answer in _messages(_receive(sock)):
-            if kind == _ERROR:
+        for answered, sequence, answer in _messages(_receive(sock)):
+            if answered == _ERROR:
                 code = -_ERRNO.unpack_from(answer)[0]
                 if code:
                     refused.append(code)
                 if sequence == last:
                     return refused
+
+
+_ENDED = b"".join(_attribute(kind, _U32.pack(ENDED_CONNMARK)) for kind in (_MARK, _MARK_MASK))
 
 
 # Messages in.

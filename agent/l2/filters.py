@@ -30,6 +30,7 @@ _FORWARD = text.chain(
     text.rule(
         text.from_device(ALL_BRIDGES),
         text.marked(naming.ZONED_MARK),
+        text.connection_marked(naming.ENDED_CONNMARK, negated=True),
         text.state("RELATED", "ESTABLISHED"),
         text.BRIDGED,
         text.goto(naming.ACCEPT_CHAIN),

@@ -104,6 +104,11 @@ def marked(bits: int) -> str:
     return f"-m mark --mark {bits:#x}/{bits:#x}"
 
 
+def connection_marked(bits: int, *, negated: bool = False) -> str:
+    """Match packets whose connection has (or has not) *bits* set in its mark."""
+    return f"-m connmark {'! ' if negated else ''}--mark {bits:#x}/{bits:#x}"
+
+
 def state(*states: str) -> str:
     """Match the state of the connection; several in iptables' own order."""
     return f"-m conntrack --ctstate {','.join(states)}"

@@ -123,6 +123,7 @@ def _chain(policy: Policy, groups: Sequence[SecurityGroup], family: int, *, ingr
         rules += (
             text.rule(text.state("INVALID"), text.DROP),
             text.rule(text.state("NEW"), text.set_connection_mark(mark, naming.CONNMARK_MASK)),
+            text.rule(text.connection_marked(naming.ENDED_CONNMARK), text.DROP),
         )
     rules += _FIXED[family, ingress]
     rules += (text.jump(naming.group_chain(group.id, ingress)) for group in groups)

@@ -40,6 +40,7 @@ FILTER = f"""
 :hp-in - [0:0]
 -F FORWARD
 -A FORWARD -j hp-forward
+-A hp-forward -i qbr+ -m connmark --mark 0x4/0x4 -j DROP
 -A hp-forward -i qbr+ -m mark --mark 0x10000000/0x10000000 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
 -A hp-forward -i qbr+ -m physdev --physdev-in tap+ --physdev-is-bridged -j hp-out
 -A hp-forward -i qbr+ -m physdev --physdev-in qvb+ --physdev-is-bridged -j hp-in

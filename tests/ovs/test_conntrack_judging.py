@@ -47,16 +47,16 @@ ITEMS: dict[Key, Value] = {
 }
 
 
-def written(lab: Lab, rules: frozenset[str]) -> None:
+def written(lab: Lab, rules: frozenset[str], *more: str) -> None:
     lines = {family: [line for name, (rule, line) in RULES.items() if name in rules and rule.ip_version == family]
              for family in (4, 6)}  # fmt: skip
-    lab.filter({family: [*lines[family], "-A hp-in -j DROP", "-A hp-out -j DROP"] for family in lines})
+    lab.filter({family: [*lines[family], *more, "-A hp-in -j DROP", "-A hp-out -j DROP"] for family in lines})
 
 
 def judged(zones: set[int]) -> set[tuple[str, ...]]:
-    """The connections of *zones*, neighbor discovery and such apart."""
+    """The connections of *zones* that go on, neighbor discovery and such apart."""
     fields = ("zone", "protocol", "src", "dst", "sport", "dport", "id")
-    entries = [entry for entry in listed() if int(entry["zone"]) in zones]
+    entries = [entry for entry in listed() if int(entry["zone"]) in zones and not int(entry["mark"]) & 4]
     return {tuple(entry.get(name, "") for name in fields) for entry in entries}
 
 
@@ -143,6 +143,18 @@ def test_with_a_rule_end_the_connections_that_it_had_let_in_and_no_others(host, 
     traffic.check(cut={(1, name)})
     assert driver.ended == len(before - after) == 1
     assert any(entry[0] == "0" and entry[2] == "127.0.0.1" for entry in after), "the host's own"
+
+
+def test_a_session_is_over_for_both_sides_even_if_one_may_send(host, traffic, driver):
+    """The kernel would make a connection of its own from the server's next segment, and the client's belong to it."""
+    may_send = SecurityGroupRule("anything", Direction.EGRESS, 4)
+    fewer = GroupRules((*(rule for name, (rule, _) in RULES.items() if name != "ssh"), may_send))
+    written(host, ALL - {"ssh"}, "-A hp-out -j ACCEPT")
+    assert driver.apply(Delta(updates={"group changing": (GROUP, fewer)})) == {}
+    traffic.check(cut={(1, "ssh")})
+    assert driver.apply(Delta(updates={"group changing": (fewer, GROUP)})) == {}
+    written(host, ALL)
+    assert traffic.streams[1, "ssh"].passes(), "allowed again, it does not go on"
 
 
 def test_with_a_member_end_its_connections_and_with_another_nothing(host, traffic, driver):

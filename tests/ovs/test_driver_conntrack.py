@@ -92,6 +92,19 @@ def test_a_connection_is_ended_in_its_zone_and_nowhere_else(table):
     assert zones() == {0: 4, 2: 4}
 
 
+def test_a_connection_is_marked_as_ended_in_its_zone_and_nowhere_else(table):
+    make(Entry(zone, TCP, A, B, 40000, 80, mark=0x10 | zone) for zone in (0, 1, 2))
+    make([Entry(1, TCP, A, B, 40001, 80)])
+    (one,) = (found for found in table.dump([1]) if found.source_port == 40000)
+    assert table.mark_ended([one]) == 1
+    marks = {(entry["zone"], entry["sport"]): int(entry["mark"]) for entry in listed()}
+    assert marks == {("0", "40000"): 0x10, ("1", "40000"): 0x15, ("2", "40000"): 0x12, ("1", "40001"): 0}
+    assert table.end(table.dump([1])) == 2
+    assert table.mark_ended([one]) == 0, "who has gone already is no error, and is not made"
+    with pytest.raises(ValueError, match="zone 0"):
+        table.mark_ended(table.dump([0]))
+
+
 def test_one_of_the_same_tuple_that_came_later_is_not_ended(table):
     entry = Entry(1, UDP, A, B, 1, 2)
     make([entry])
@@ -175,5 +188,8 @@ def test_of_many_connections_those_of_a_group_that_lost_a_rule_are_ended():
     assert driver.ended == 0
     assert driver.apply(Delta(updates={"group g": (group, GroupRules((rules[1],)))})) == {}
     assert driver.ended == 400
-    assert zones() == {0: 4000, **dict.fromkeys(range(1, 401), 1)}
-    assert {entry["dport"] for entry in listed() if entry["zone"] != "0"} == {"80"}
+    assert Counter((entry["dport"], entry["mark"]) for entry in listed() if entry["zone"] != "0") == {
+        ("80", "2"): 400,
+        ("22", "6"): 400,
+    }
+    assert zones()[0] == 4000

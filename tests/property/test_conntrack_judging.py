@@ -196,4 +196,5 @@ def test_through_changes_and_failures_no_connection_outlives_its_permission(hist
             clock.time = max(clock.time, due)
         assert driver.observe() == items
         assert table.connections == survivors
+        assert all(one.protocol == TCP and not allows(items, one) for one in table.dead)
         table.connections |= {one for one in found if allows(items, one)}

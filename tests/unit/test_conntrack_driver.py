@@ -149,6 +149,45 @@ def test_after_a_filter_was_opened_by_hand_every_zone_is_judged_again(driver, ta
     assert driver.observe() == {key: value for key, value in ITEMS.items() if key != "zone 2"}
 
 
+def test_a_tcp_session_stays_ended_until_it_is_allowed_again(driver, table):
+    none = GroupRules(())
+    driver.apply(change("group web", none))
+    assert {(one.zone, one.mark) for one in table.dead} == {(1, 2 | 4), (2, 2 | 4)}
+    table.dumps.clear()
+    driver.apply(Delta(updates={"group ssh": (ITEMS["group ssh"], GroupRules((SSH, SSH)))}))
+    assert table.dumps == [{1}], "not where no session was ended because of it"
+    assert len(table.dead) == driver.ended == 2
+    driver.apply(Delta(updates={"group web": (none, ITEMS["group web"])}))
+    assert (table.dead, driver.ended) == (set(), 2)
+    table.dumps.clear()
+    driver.apply(Delta(updates={"group web": (ITEMS["group web"], GroupRules((WEB, SSH)))}))
+    assert table.dumps == [], "nothing is ended any more"
+
+
+def test_a_fresh_process_leaves_ended_what_is_still_forbidden(driver, table):
+    driver.apply(change("group web", GroupRules(())))
+    fresh = ConntrackDriver(table)
+    fresh.apply(Delta(creates={**ITEMS, "group web": GroupRules(())}))
+    assert (len(table.dead), fresh.ended) == (2, 0)
+    fresh.apply(Delta(creates={"group web": ITEMS["group web"]}))
+    assert table.dead == set()
+
+
+def test_only_what_the_next_segment_would_bring_back_is_kept(driver, table):
+    """Of other protocols either side may begin anew; and a mark is not for guesses."""
+    table.connections = {connection(2, 17, "192.0.2.1", "10.0.0.2", 80, 1, mark=2), incoming(2, 81)._replace(mark=0)}
+    driver.apply(change("group web", GroupRules(())))
+    assert (table.connections, table.dead, driver.ended) == (set(), set(), 2)
+
+
+def test_with_a_zone_goes_what_was_ended_in_it(driver, table):
+    driver.apply(change("group web", GroupRules(())))
+    driver.apply(change("zone 1", None))
+    assert {one.zone for one in table.dead} == {2}
+    driver.flush([2])
+    assert table.dead == set()
+
+
 def test_a_port_that_has_left_a_group_is_not_looked_at_because_of_it(driver, table):
     driver.apply(change("zone 2", zone(2)))
     table.dumps.clear()
