@@ -99,6 +99,7 @@ class Daemon:
         self._plan = Plan()
         self._problems: tuple[Problem, ...] = ()
         self._ports: Mapping[PortId, PortState] | None = None
+        self._facts_then: PortFacts | None = None  # what these ports' states were made from
         self._log = logs.StateChangeLog(LOG)
         self._read_back = ReadBack(parts.drivers, time.monotonic, config.passes.resync_interval)
         self._announcements = Announcements(parts.announcer, time.monotonic, lambda: parts.wake.set("announced"))
@@ -306,8 +307,10 @@ class Daemon:
         if report.resync and "flows" not in parts.reconciler.unusable() and parts.switch.is_waiting_for_flows():
             parts.switch.release_restore_wait()  # the flows of the switch that waits have been read and written
         before = self._ports if self._ports is not None else self._stored_ports(snapshot)
-        now = time.time()
-        self._ports = port_states(self._facts(report, snapshot, view), before, now)
+        facts = self._facts(report, snapshot, view)
+        if self._ports is None or self._facts_then is None or not facts.says_the_same(self._facts_then):
+            self._ports = port_states(facts, before, time.time())
+        self._facts_then = facts
         urgent = is_news(self._ports, before) or self._done_with is None or self._others_changed(snapshot)
         self._publish(report, view, snapshot)
         self._reporter.say(HostReport(self._ports, snapshot.generation, snapshot.revision), urgent=urgent)

@@ -37,6 +37,19 @@ class PortFacts:
     lost: frozenset[str] = frozenset()
     problems: Mapping[str, str] = field(default_factory=dict)
 
+    def says_the_same(self, other: PortFacts) -> bool:
+        """Tell whether the states of the ports are those of *other*; a snapshot may differ in what is not theirs."""
+        mine, others = self.snapshot, other.snapshot
+        return (
+            self.switch is other.switch
+            and mine.ports is others.ports
+            and mine.networks is others.networks
+            and mine.problems == others.problems
+            and self.unfinished == other.unfinished
+            and (self.unusable, self.lost) == (other.unusable, other.lost)
+            and self.problems == other.problems
+        )
+
 
 def first_by_object(problems: tuple[Problem, ...]) -> dict[str, str]:
     """Return object id -> text of the first problem of each object."""

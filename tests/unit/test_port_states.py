@@ -96,3 +96,22 @@ def test_that_a_port_is_about_to_come_up_is_no_news_and_all_else_is():
     assert is_news(unplugged, coming)
     assert is_news({}, up)
     assert is_news(coming, {})
+
+
+def test_facts_that_say_the_same_give_the_same_states():
+    given = facts(unfinished={"port:p": "flows: refused"})
+    later = replace(given, snapshot=replace(given.snapshot, revision=9), unfinished={"port:p": "flows: refused"})
+    assert later.says_the_same(given)
+    first = port_states(given, {}, 5.0)
+    assert port_states(later, first, 6.0) == first
+    for other in (
+        replace(given, switch=SwitchView(True)),
+        replace(given, snapshot=replace(given.snapshot, ports={})),
+        replace(given, snapshot=replace(given.snapshot, networks={})),
+        replace(given, snapshot=replace(given.snapshot, problems=(Problem("port:q", "mac", "x", Actor.CLOUD),))),
+        replace(given, unfinished={}),
+        replace(given, unusable=frozenset({"flows"})),
+        replace(given, lost=frozenset({"flows"})),
+        replace(given, problems={"port:p": "its MAC is taken"}),
+    ):
+        assert not other.says_the_same(given)
