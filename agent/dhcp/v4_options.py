@@ -125,8 +125,8 @@ class PortOptions:
 def read_options(options: Iterable[tuple[str, str]]) -> PortOptions:
     """Return what (name, value) pairs come to; raise InputError that names the option and says why.
 
-    An option that is given twice has the later value.  What has more tags overrides what
-    has fewer.
+    An option that is given twice has the later value.  What has more special tags
+    overrides the rest, in whatever order they stand.
     """
     plain: dict[int, bytes] = {}
     tagged: dict[BootData, dict[int, bytes]] = {}
@@ -139,12 +139,13 @@ def read_options(options: Iterable[tuple[str, str]]) -> PortOptions:
             raise InputError(f"dhcp option {name}: a time goes for all clients, without tags")
         into = plain if condition == BootData() and code != NEXT_SERVER else tagged.setdefault(condition, {})
         into[code] = payload
-    ordered = sorted(tagged.items(), key=lambda item: _tags(item[0]))
+    ordered = sorted(tagged.items(), key=lambda item: _weight(item[0]))
     return PortOptions(tuple(plain.items()), tuple(_boot(condition, found) for condition, found in ordered))
 
 
-def _tags(condition: BootData) -> int:
-    return (condition.ipxe is not None) + bool(condition.architectures)
+def _weight(condition: BootData) -> int:
+    """Return how special a condition is: iPXE has its script whatever it runs on, "not iPXE" says least."""
+    return {True: 4, False: 1, None: 0}[condition.ipxe] + (2 if condition.architectures else 0)
 
 
 def _boot(condition: BootData, options: Mapping[int, bytes]) -> BootData:
@@ -176,7 +177,7 @@ def _with_tag(condition: BootData, name: str, tag: str) -> BootData:
 
 def _read(name: str, word: str, value: str) -> tuple[int, bytes]:
     code, pack = _type_of(name, word)
-    if code in RESERVED:
+    if code in RESERVED and code != NEXT_SERVER:
         raise InputError(f"dhcp option {name}: it cannot be set: {RESERVED[code]}")
     try:
         payload = pack(value) if value else b""

@@ -159,6 +159,8 @@ def _lease(data: PortData, subnet: SubnetData, address: bytes) -> Lease:
     seconds, t1, t2 = (int.from_bytes(options.pop(code, b"")) for code in (Code.LEASE_TIME, Code.T1, Code.T2))
     if not seconds:
         seconds = INFINITE_SECONDS if data.lease_seconds == INFINITE else data.lease_seconds
+    if seconds <= 0:
+        raise ValueError(f"a lease of {seconds} seconds is not possible")
     return Lease(
         address=address,
         server=server,
