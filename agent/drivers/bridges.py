@@ -51,22 +51,23 @@ class BridgesDriver:
         self._served: set[Key] | None = None  # None: nobody has asked yet which there are
 
     def observe(self, keys: Mapping[Key, ObjectId] | None = None) -> dict[Key, Value]:
-        """Read the bridges of *keys* that exist, or all that are served.
+        """Read all bridges that are served, or those of *keys* among them.
 
         A fresh process takes for served what is complete and filtered.  Later ones are
         those that it was asked to write: whoever plugs may set the flags as well, and
-        a bridge that is not planned yet is nobody's drift.
+        a bridge that is not planned yet is nobody's drift.  One that it was told to
+        forget is not there any more, whatever becomes of the devices.
         """
-        if keys is not None and len(keys) <= _FEW:
-            return dict(self._freeze(self._by_name(keys), keys))
+        if self._served is None:
+            self._served = {name for name, bridge in self._read_all().items() if _is_complete(bridge)}
+        names = self._served if keys is None else self._served.intersection(keys)
+        found = self._freeze(self._by_name(names), names) if len(names) <= _FEW else self._read_all()
+        return {name: bridge for name, bridge in found.items() if name in names}
+
+    def _read_all(self) -> dict[Key, HybridBridge]:
         bridges = {device.name: device for device in self._kernel.bridges() if device.name.startswith(_BRIDGE)}
         ports = {device.name: device for device in self._kernel.ports()}
-        if keys is not None:
-            return dict(self._freeze({**ports, **bridges}, keys))
-        found = self._freeze({**ports, **bridges}, bridges)
-        if self._served is None:
-            self._served = {name for name, bridge in found.items() if _is_complete(bridge)}
-        return {name: bridge for name, bridge in found.items() if name in self._served}
+        return self._freeze({**ports, **bridges}, bridges)
 
     def apply(self, delta: Delta) -> dict[Key, Exception]:
         """Set the flags of bridges; a bridge or port that is not there is an error, and comes with the next plug."""
