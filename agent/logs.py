@@ -144,8 +144,7 @@ class StateChangeLog:
             old = before.get(port_id)
             if port is old or (old is not None and (old.up, old.reason) == (port.up, port.reason)):
                 continue
-            state = "up" if port.up else f"down ({port.reason})"
-            was = "new" if old is None else "up" if old.up else f"down ({old.reason})"
+            state, was = _port_text(port), "new" if old is None else _port_text(old)
             self._log.info("port %s (%s): %s -> %s at revision %d", port_id, port.name, was, state, revision)
         for port_id, old in before.items():
             if port_id not in ports:
@@ -162,3 +161,7 @@ class StateChangeLog:
         self._log.log(
             logging.INFO if good else logging.WARNING, "%s: %s%s%s%s", name, was, state, at, text and f": {text}"
         )
+
+
+def _port_text(port: PortState) -> str:
+    return ("up" if port.up else "down") + (f" ({port.reason})" if port.reason else "")

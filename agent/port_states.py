@@ -3,21 +3,23 @@
 
 A port is up when every *gate* lets it.  Gates are a list that later work adds to
 (filters, DHCP, metadata); each is asked in order and the first that objects gives
-the reason that operators see.
+the reason that operators see.  A port that is up has a reason when its security groups
+let less pass than the store says.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 from agent.core import naming
 from agent.core.errors import Problem
-from agent.core.model import HostSnapshot, NetworkId, Port, PortId, SwitchView
+from agent.core.model import HostSnapshot, NetworkId, Port, PortId, SecurityGroup, SecurityGroupId, SwitchView
 from agent.core.report import PortState
 
 FOR_FILTERS = frozenset(("bridges", "ipset", "iptables", "members", "zones"))  # drivers that only hybrid plugs need
 NUMBERLESS = "has no OpenFlow port number yet"
+_OF_GROUPS = ("security_group:", "members:")
 NOT_FOR_PORTS = frozenset(("conntrack",))  # ends what is no longer allowed: a port that waits for it is up
 
 
@@ -48,6 +50,7 @@ class PortFacts:
             and self.unfinished == other.unfinished
             and (self.unusable, self.lost) == (other.unusable, other.lost)
             and self.problems == other.problems
+            and (mine.security_groups is others.security_groups or not (self.unfinished or self.problems))
         )
 
 
@@ -101,6 +104,25 @@ def _usable(port: Port, facts: PortFacts, before: PortState | None) -> str | Non
     return f"{', '.join(sorted(missing))} cannot be used at the moment, retried" if missing else None
 
 
+def _impaired_groups(facts: PortFacts) -> dict[SecurityGroupId, str]:
+    """Return why security groups let less pass than they should; their ports need not go down for that."""
+    troubled = {key for texts in (facts.problems, facts.unfinished) for key in texts if key.startswith(_OF_GROUPS)}
+    if not troubled:
+        return {}
+    found = ((group, _impairment(group, troubled, facts)) for group in facts.snapshot.security_groups.values())
+    return {group.id: text for group, text in found if text is not None}
+
+
+def _impairment(group: SecurityGroup, troubled: Collection[str], facts: PortFacts) -> str | None:
+    own = f"security_group:{group.id}"
+    owners = (f"members:{rule.remote_owner}" for rule in group.rules if rule.remote_owner is not None)
+    for key in (own, *owners):
+        if key in troubled:
+            missing = f"security group {group.name or group.id} is not all in place: {facts.unfinished.get(key)}"
+            return facts.problems.get(key) or missing
+    return None
+
+
 GATES: tuple[Callable[[Port, PortFacts], str | None], ...] = (_wanted_up, _without_problem, _plugged, _installed)
 
 
@@ -111,10 +133,12 @@ def port_states(facts: PortFacts, previous: Mapping[PortId, PortState], now: flo
     unchanged state is the same object as in *previous*.
     """
     states: dict[PortId, PortState] = {}
+    impaired = _impaired_groups(facts)
     for port in facts.snapshot.ports.values():
         reason = next((text for gate in GATES if (text := gate(port, facts)) is not None), None)
         if reason is None:
             reason = _usable(port, facts, previous.get(port.id)) or ""
+        less = next((impaired[group] for group in port.security_groups if group in impaired), "")
         interface = facts.switch.interfaces.get(port.id)
         states[port.id] = _kept(
             previous.get(port.id),
@@ -123,7 +147,7 @@ def port_states(facts: PortFacts, previous: Mapping[PortId, PortState], now: flo
                 port.name,
                 port.network,
                 up=not reason,
-                reason=reason,
+                reason=reason or less,
                 since=now,
                 interface=None if interface is None else interface.name,
                 ofport=None if interface is None else interface.ofport,

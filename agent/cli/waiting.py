@@ -34,7 +34,8 @@ def wait(args: argparse.Namespace, writer: Writer, written: Sequence[Written[R]]
     for one in written:
         applied = writer.wait_applied(one, max(0.0, deadline - time.monotonic()))
         for failure in applied.failures:
-            complain(f"port {failure.name or failure.id}: not up on {failure.host}: {failure.reason}")
+            state = "not up on" if not failure.up else "up, but not as it should be, on"
+            complain(f"port {failure.name or failure.id}: {state} {failure.host}: {failure.reason}")
         for host in applied.missing:
             complain(f"host {host}: did not apply revision {applied.revision} within {args.wait_timeout:g} s")
         statuses.append(applied.exit_status)

@@ -78,7 +78,10 @@ class PassReport:
 
 @dataclass(frozen=True, slots=True)
 class PortState:
-    """A port of this host: up, or why not, and since when (Unix seconds)."""
+    """A port of this host: up, or why not, and since when (Unix seconds).
+
+    One that is up has a ``reason`` if its security groups let less pass than they should.
+    """
 
     id: PortId
     name: str

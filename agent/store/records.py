@@ -229,12 +229,13 @@ class Written(Generic[R_co]):
 
 @dataclass(frozen=True, slots=True)
 class PortFailure(_Record):
-    """A port that its host could not bring up, and why."""
+    """A port that its host could not bring up, or whose security groups let less pass than they should, and why."""
 
     id: str
     name: str
     host: str
     reason: str
+    up: bool = False
 
 
 @dataclass(frozen=True, slots=True)

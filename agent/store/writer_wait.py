@@ -94,6 +94,8 @@ def _failures(view: View, ports: Collection[str], hosts: Collection[str]) -> lis
             continue
         status = view.port_status(port_id, port.host)
         # Nor has one whose instance has not been started: the host did all that there was to do.
-        if status is not None and not status.up and not status.reason.startswith(NOT_PLUGGED):
-            failures.append(PortFailure(port_id, label(port), port.host, status.reason))
+        if status is None or status.reason.startswith(NOT_PLUGGED):
+            continue
+        if not status.up or status.reason:
+            failures.append(PortFailure(port_id, label(port), port.host, status.reason, status.up))
     return sorted(failures, key=lambda failure: failure.name)

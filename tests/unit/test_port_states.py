@@ -9,14 +9,19 @@ import pytest
 
 from agent.core.errors import Actor, Problem
 from agent.core.model import (
+    Direction,
     HostName,
     HostSnapshot,
     Network,
     NetworkId,
     NetworkType,
+    OwnerId,
     PluggedInterface,
     Port,
     PortId,
+    SecurityGroup,
+    SecurityGroupId,
+    SecurityGroupRule,
     SwitchView,
 )
 from agent.port_states import PortFacts, is_news, port_states
@@ -55,6 +60,38 @@ def test_the_reason(given, reason):
     assert reason in state.reason
     assert state.up is (reason == "")
     assert state.since == 5.0
+
+
+def impaired_facts(**texts):
+    rules = (SecurityGroupRule("r", Direction.INGRESS, 4, remote_owner=OwnerId("o")),)
+    groups = [SecurityGroup(SecurityGroupId(name), name, rules=rules if name == "db" else ()) for name in ("web", "db")]
+    ports = [replace(PORT, id=PortId(g.name), filtered=True, security_groups=(g.id,)) for g in groups]
+    given = facts(**texts)
+    found = {group.id: group for group in groups}
+    snapshot = replace(given.snapshot, ports={port.id: port for port in ports}, security_groups=found)
+    return replace(given, snapshot=snapshot, switch=SwitchView(True, interfaces={p.id: INTERFACE for p in ports}))
+
+
+@pytest.mark.parametrize(
+    ("given", "reasons"),
+    [
+        (impaired_facts(), ["", ""]),
+        (impaired_facts(problems={"security_group:web": "a rule is left out"}), ["a rule is left out", ""]),
+        (
+            impaired_facts(unfinished={"security_group:web": "iptables: locked"}),
+            ["security group web is not all in place: iptables: locked", ""],
+        ),
+        (
+            impaired_facts(unfinished={"members:o": "members: full"}),
+            ["", "security group db is not all in place: members: full"],
+        ),
+        (impaired_facts(problems={"members:x": "nobody refers to it here"}), ["", ""]),
+    ],
+)
+def test_a_port_with_less_than_its_security_groups_say_is_up_and_says_what_is_missing(given, reasons):
+    states = port_states(given, {}, 5.0)
+    assert [states[PortId(name)].reason for name in ("web", "db")] == reasons
+    assert all(state.up for state in states.values())
 
 
 def test_since_stays_while_nothing_changes_and_an_unchanged_state_is_the_same_object():

@@ -243,6 +243,17 @@ def test_a_store_that_goes_away_is_an_error_in_time(server: StoreServer) -> None
         assert "given up" not in {network.name for network in writer.list_networks()}
 
 
+def test_a_port_that_is_up_without_all_that_its_security_groups_say_has_failed(writer, agent):
+    writer.create_security_group("web")
+    written = writer.set_port("vm1", PortFields(security_groups=("web",)))
+    agent("host1").port(written.result.id, up=True, reason="security group web is not all in place")
+    for host in ("host1", "host2"):
+        agent(host).applied(written.revision)
+    applied = writer.wait_applied(written, timeout=10)
+    (failure,) = applied.failures
+    assert (failure.name, failure.up, applied.exit_status) == ("vm1", True, 3)
+
+
 def test_what_other_hosts_do_not_see_of_a_port_is_not_waited_for_there(server, writer):
     written = writer.set_port("vm1", PortFields(admin_state_up=False))
     FakeAgent(server, writer, "host1").applied(written.revision)
