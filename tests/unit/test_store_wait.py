@@ -244,7 +244,7 @@ def test_a_store_that_goes_away_is_an_error_in_time(server: StoreServer) -> None
 
 
 def test_a_port_that_is_up_without_all_that_its_security_groups_say_has_failed(writer, agent):
-    writer.create_security_group("web")
+    writer.create_security_group("web", SecurityGroupFields())
     written = writer.set_port("vm1", PortFields(security_groups=("web",)))
     agent("host1").port(written.result.id, up=True, reason="security group web is not all in place")
     for host in ("host1", "host2"):
