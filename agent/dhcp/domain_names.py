@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from functools import lru_cache
 
 MAX_LABEL, MAX_NAME = 63, 255  # octets
+_LABEL = re.compile(rf"[!-~]{{1,{MAX_LABEL}}}")
 
 
 @lru_cache(maxsize=4096)
@@ -15,10 +17,10 @@ def encode_name(name: str, *, partial: bool = False) -> bytes:
 
     A *partial* name lacks the root at its end (RFC 4704, section 4.2).
     """
-    labels = name.removesuffix(".").encode("ascii").split(b".")
-    if not all(1 <= len(label) <= MAX_LABEL for label in labels):
-        raise ValueError(f"{name:.80} is no domain name: a label has 1 to {MAX_LABEL} characters")
-    wire = b"".join(bytes((len(label),)) + label for label in labels) + (b"" if partial else b"\0")
+    labels = name.removesuffix(".").split(".")
+    if not all(map(_LABEL.fullmatch, labels)):
+        raise ValueError(f"{name:.80} is no domain name: labels have 1 to {MAX_LABEL} ASCII characters without spaces")
+    wire = b"".join(bytes((len(label),)) + label.encode("ascii") for label in labels) + (b"" if partial else b"\0")
     if len(wire) > MAX_NAME:
         raise ValueError(f"{name:.80}... is no domain name: it has more than {MAX_NAME} octets")
     return wire

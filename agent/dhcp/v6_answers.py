@@ -202,7 +202,8 @@ def _extend(request: Request, port: PortData) -> _Reply:
             kept = Association(Code.IA_NA, granted.iaid, granted.t1, granted.t2, granted.leases + gone, status)
             options.append(v6_packet.encode_association(kept))
             continue
-        outcome = Outcome.NO_BINDING
+        if association.kind is Code.IA_NA:
+            outcome = Outcome.NO_BINDING
         options.append(_refusal(association, StatusCode.NO_BINDING))
     return outcome, _message(request, port, options, configured=True)
 
