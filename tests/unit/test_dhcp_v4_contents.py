@@ -270,6 +270,7 @@ def test_a_list_of_routes_of_more_than_255_octets_goes_in_pieces():
 def exchange_raw(frame, port):
     """Return the answer's options one by one; scapy would take each piece for an option of its own."""
     answer, reply = answer_frame(frame, prepare(port))
+    assert reply is not None
     octets = reply[14 + 28 + 240 :]
     found = []
     while octets[0] != 255:
