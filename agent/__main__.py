@@ -88,10 +88,7 @@ class Agent:
         self._switch = LocalSwitch(config.switch.ovsdb, lambda: wake.set("switch"))
         self._writer = StatusWriter(self._reader, config.host)
         flows = FlowsDriver(run, f"unix:{management}")
-        self._filtering = None
-        if config.filters.enabled:
-            backend = "" if config.filters.backend == "auto" else config.filters.backend
-            self._filtering = Filtering(config.host, run, backend, config.filters.packet_log, wake.set)
+        self._filtering = _filtering(config, run, wake)
         drivers: tuple[Driver, ...] = (
             LinksDriver(),
             OvsDriver(self._switch, config.switch.datapath_type),
@@ -110,7 +107,15 @@ class Agent:
             announcer=Announcer(run, f"unix:{management}"),
             chooser=SnapshotChooser(saved, limits, time.monotonic()),
             heartbeat=heartbeat,
-            reconciler=Reconciler(drivers, time.monotonic, time.time, Backoff(), heartbeat.advanced, ORDERS),
+            reconciler=Reconciler(
+                drivers,
+                time.monotonic,
+                time.time,
+                Backoff(),
+                heartbeat.advanced,
+                # Filters that go are the last to go: what opens the ports behind them goes before.
+                ORDERS if config.filters.enabled else {},
+            ),
             wake=wake,
             filtering=self._filtering,
         )
@@ -205,6 +210,18 @@ class Agent:
             if result.needs_restart:
                 LOG.warning("takes effect after a restart only: %s", ", ".join(result.needs_restart))
         self._notifier.ready(self._daemon.ready()[1])
+
+
+def _filtering(config: configuration.AgentConfig, run: CommandRunner, wake: Wake) -> Filtering | None:
+    """Return the filters' part; where they are switched off None, unless what they have left must go first."""
+    backend = "" if config.filters.backend == "auto" else config.filters.backend
+
+    def make(runner: CommandRunner) -> Filtering:
+        return Filtering(config.host, runner, backend, config.filters.packet_log, wake.set)
+
+    if config.filters.enabled or make(CommandRunner()).has_left_something():
+        return make(run)
+    return None
 
 
 def _tls(config: configuration.AgentConfig) -> remotes.TlsFiles | None:

@@ -106,8 +106,8 @@ FILTERS_OPTIONS: list[Any] = [
     cfg.BoolOpt(
         "enabled",
         default=True,
-        help="Filter the ports that have security groups, with iptables, ipset and nft. Without it the daemon touches "
-        "none of these, and such ports stay shut.",
+        help="Filter the ports that have security groups, with iptables, ipset and nft. Without it such ports stay "
+        "shut, and the daemon takes away what it has made there before; it touches nothing else of these.",
     ),
     cfg.StrOpt(
         "backend",

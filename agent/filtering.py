@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import time
 from collections.abc import Callable, Collection, Mapping
@@ -11,7 +12,8 @@ from pathlib import Path
 from typing import Final
 
 from agent.command import CommandRunner
-from agent.core.errors import Actor, Problem
+from agent.core import naming
+from agent.core.errors import Actor, AgentError, CommandError, Problem
 from agent.core.filter_report import FilterCounts, RuleCounters
 from agent.core.model import HostName, HostSnapshot
 from agent.core.plan import Driver, ItemRef, WriteOrder
@@ -113,6 +115,17 @@ class Filtering:
         for watch in self._watches:
             watch.stop()
         self._packet_log.stop()
+
+    def has_left_something(self) -> bool:
+        """Tell whether chains or zones of ours are in place, at most a look: False where their programs are missing."""
+        for program in self._programs:
+            with contextlib.suppress(CommandError):
+                # Without "-t filter", which would make the legacy backend set up that table.
+                if f":{naming.CHAIN_PREFIX}" in self._run((program,)):
+                    return True
+        with contextlib.suppress(AgentError):
+            return bool(self._zones.observe())
+        return False
 
     def counts(self) -> FilterCounts:
         """Return what has been counted so far; any thread."""
