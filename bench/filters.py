@@ -15,6 +15,10 @@ applied, ``rule-write`` is the writer's part before; the floor is one
 ``member-write`` are the same for one address more in a group of 10,000, and
 ``member-pass`` the time that the agent planned and wrote for it; the floor is one
 ``ipset add``.
+
+``port-added`` is one more hybrid plug until it is up, with all the others there.  Its
+floor is one more direct plug of a port that is not filtered, by the same agent: the
+difference is what filtering costs.
 """
 
 from __future__ import annotations
@@ -37,6 +41,7 @@ from bench.lab import HOST, NETWORK, STORE, Lab, lab
 from bench.options import Options
 from bench.processes import memory
 from bench.switch import TIMEOUT, Interface
+from bench.wiring import SETTLE
 
 NAME = "filters"
 GROUPS, RULES = 4, 20
@@ -68,6 +73,7 @@ def run(options: Options) -> Result:
         converge.floor.append(restore_by_hand(place))
         rules, sizes = rule_added(place, writer, repeats)
         added, passes = member_added(place, writer, repeats)
+        more = port_added(place, writer, repeats)
         peak = memory(place.agent().pid).peak
     many = {**params, "members": members}
     return Result(
@@ -80,6 +86,7 @@ def run(options: Options) -> Result:
             Figure("member-write", SECONDS, added.write, many),
             Figure("member-added", SECONDS, added.ours, many, added.floor),
             Figure("member-pass", SECONDS, passes, many, added.floor),
+            Figure("port-added", SECONDS, more.ours, params, more.floor),
             Figure("peak", BYTES, [peak], many),
         ],
     )
@@ -118,9 +125,9 @@ def _member(number: int) -> str:
     return f"172.{16 + high // 250}.{high % 250}.{low + 1}"
 
 
-def add_hybrid_ports(place: Lab, writer: Writer, count: int) -> list[Interface]:
-    """Make *count* filtered ports of the agent's host and the devices of their hybrid plugs."""
-    names = [f"vm{number}" for number in range(count)]
+def add_hybrid_ports(place: Lab, writer: Writer, count: int, name: str = "filtered") -> list[Interface]:
+    """Make *count* filtered ports of the agent's host, called *name* and a number, and the devices of their plugs."""
+    names = [f"{name}{number}" for number in range(count)]
     fields = PortFields(network=NETWORK, host=HOST, security_groups=tuple(_group(n) for n in range(GROUPS)))
     writer.apply(Document(ports=tuple(Entry(name, fields) for name in names)))
     made = {port.name: port for port in writer.list_ports()}
@@ -184,6 +191,17 @@ def member_added(place: Lab, writer: Writer, repeats: int) -> tuple[Times, list[
         run_command([*there, "ipset", "add", name, address])
         times.floor.append(time.monotonic() - begun)
     return times, passes
+
+
+def port_added(place: Lab, writer: Writer, repeats: int) -> Times:
+    """Plug one more port hybrid, then one more directly, again and again."""
+    times = Times()
+    pairs = zip(add_hybrid_ports(place, writer, repeats, "more"), place.add_ports(repeats), strict=True)
+    for hybrid, direct in pairs:
+        for interface, seconds in ((hybrid, times.ours), (direct, times.floor)):
+            seconds.append(plug(place, [interface]))
+            time.sleep(SETTLE)
+    return times
 
 
 def until_applied(place: Lab, times: Times, write: Callable[[], Written[object]]) -> None:

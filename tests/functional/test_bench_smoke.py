@@ -46,7 +46,8 @@ def test_each_time_stands_beside_a_floor(published):
 
     assert {f["name"] for f in timed} == {
         *("wiring", "after-numbers", "one-port", "converged", "cpu"),
-        *("filter-convergence", "rule-added", "member-added", "member-pass", "packet-new", "packet-established"),
+        *("filter-convergence", "rule-added", "member-added", "member-pass", "port-added"),
+        *("packet-new", "packet-established"),
     }
     for each in timed:
         assert each["floor_median"] > 0
