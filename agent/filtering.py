@@ -41,8 +41,9 @@ ORDERS: Final[Mapping[str, WriteOrder]] = {
     "members": WriteOrder.CLOSING,
     "conntrack": WriteOrder.LAST,
 }
-# While one of these was not as it should be, something may have passed that must not.
-_GATEKEEPERS: Final = ("bridges", "iptables", "members", "zones")
+# While one of these was not as it should be, connections may have begun that must not.  Not bridges: what passes one
+# without its flags is not tracked, and dropped by the guard.
+_GATEKEEPERS: Final = ("iptables", "members", "zones")
 LEFTOVERS_EVERY = 60.0  # seconds between two looks for chains of ours in the other iptables
 
 

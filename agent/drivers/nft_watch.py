@@ -17,6 +17,7 @@ import socket
 import struct
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeAlias
@@ -26,6 +27,8 @@ from agent.drivers.bridges_netlink import read_attributes
 LOG = logging.getLogger(__name__)
 
 POLL_SECONDS = 1.0
+TELL_SECONDS = 60.0  # between two lines in the log about programs of one name
+_TOLD_MOST = 64
 
 _NETLINK_NETFILTER, _SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP = 12, 270, 1
 _NFNLGRP_NFTABLES = 7
@@ -87,6 +90,7 @@ class NftWatch(_Watch):
         self._on_change = on_change
         self._is_ours = is_ours
         self._socket: socket.socket | None = None
+        self._told: dict[str, float] = {}  # name of a program -> when it was last told of
 
     def start(self) -> bool:
         """Start watching; from its return on nothing is missed.  False if the kernel has no nf_tables."""
@@ -133,7 +137,10 @@ class NftWatch(_Watch):
         name = found.get(_PROC_NAME, b"").rstrip(b"\0").decode(errors="replace")
         if self._is_ours(process, name):
             return False
-        LOG.info("process %d (%s) has changed nf_tables", process, name)
+        now = time.monotonic()
+        if now - self._told.get(name, -TELL_SECONDS) >= TELL_SECONDS:
+            self._told = {name: now} if len(self._told) > _TOLD_MOST else {**self._told, name: now}
+            LOG.info("process %d (%s) has changed nf_tables", process, name)
         return True
 
 

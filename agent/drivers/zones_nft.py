@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from agent.command import Runner
-from agent.core.errors import CommandError
+from agent.core.errors import ApplyError, CommandError
 from agent.core.naming import ALLOWED_MARK, ZONED_MARK
 from agent.drivers.zones_netlink import join
 from agent.drivers.zones_text import BOTH_MARKS, PRESENT, ZoneElements, Zones, ZoneState, is_untracked, zone_of
@@ -193,7 +193,10 @@ class NftTables:
             if "No such file or directory" in err.stderr:
                 return None
             raise
-        return _parse(json.loads(printed))
+        try:
+            return _parse(json.loads(printed))
+        except (ValueError, LookupError, TypeError, AttributeError) as err:
+            raise ApplyError(f"table {family} hostplane: nft prints what is not understood ({err!r})") from None
 
     def _nft(self, script: str) -> None:
         if script:

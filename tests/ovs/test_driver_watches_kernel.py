@@ -136,6 +136,17 @@ def test_changes_of_others_are_noticed_and_ours_are_not():
         calls.after("nft flush ruleset")
 
 
+def test_who_changes_something_all_the_time_does_not_fill_the_log(caplog):
+    caplog.set_level("INFO", logger="agent.drivers.nft_watch")
+    calls = Calls()
+    with running(NftWatch(calls, lambda pid, name: False)):
+        for _ in range(5):
+            calls.after("nft add table inet x; nft delete table inet x")
+        calls.after("iptables-nft -A FORWARD -j DROP")
+        calls.after("nft flush ruleset")
+    assert [record.args[1] for record in caplog.records] == ["nft", "iptables-nft"]
+
+
 def test_legacy_tables_are_looked_at_and_own_changes_can_be_told():
     shell("iptables-legacy -A FORWARD -j DROP; ip6tables-legacy -A FORWARD -j DROP")
     calls = Calls()
