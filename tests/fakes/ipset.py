@@ -14,6 +14,7 @@ from ipaddress import ip_network
 from agent.command import DEFAULT_TIMEOUT
 from agent.core.errors import CommandError
 from agent.drivers.ipset_netlink import MAXELEM, SetHeader
+from tests.fakes.drivers import Fuse
 
 
 class _RefusedError(Exception):
@@ -41,6 +42,7 @@ class FakeIpsets:
         self.sets = dict(sets or {})
         self.scripts: list[str] = []
         self.missing = False  # whether the program is not installed
+        self.fuse: Fuse | None = None  # burns with each line
 
     def dump(self) -> str:
         """Return all sets as sorted text."""
@@ -80,6 +82,8 @@ class FakeIpsets:
         saved = {name: (one, dict(one.elements)) for name, one in self.sets.items()}
         buffered = False
         for number, line in enumerate(text.splitlines(), 1):
+            if self.fuse is not None:
+                self.fuse.burn()
             verb, *words = line.split()
             try:
                 getattr(self, f"_{verb}")(*words)

@@ -9,11 +9,15 @@ it is told with line numbers, as the nft backend does.  Anything else fails loud
 from __future__ import annotations
 
 import copy
+import re
+from collections import Counter
 from collections.abc import Callable, Mapping
 
 from agent.core.errors import CommandError
 from tests.fakes.drivers import Fuse
+from tests.fakes.ipset import FakeIpsets
 
+_SET = re.compile(r"--match-set (\S+)")
 BUILTIN = ("INPUT", "FORWARD", "OUTPUT")
 
 
@@ -27,7 +31,8 @@ class FakeIptables:
     ``dialect`` prints a rule; ``refuse`` holds words because of which a line is not
     accepted, ``refuse_in_kernel`` such that the whole is refused and no line named.
     ``hang`` lets the next script run out of time, after it was taken or ("before")
-    without effect.  ``changes`` counts lines of scripts that were taken.
+    without effect.  ``changes`` counts lines of scripts that were taken.  With ``sets``
+    rules may refer only to sets that are there, which then know how many do.
     """
 
     def __init__(self, foreign: Mapping[str, list[str]] | None = None) -> None:
@@ -40,6 +45,7 @@ class FakeIptables:
         self.refuse_in_kernel: set[str] = set()
         self.hang = ""
         self.fuse: Fuse | None = None
+        self.sets: FakeIpsets | None = None
         self.changes = 0
         self.processes = 0
 
@@ -71,6 +77,15 @@ class FakeIptables:
         table = self.tables[program]
         return "\n".join(f"{chain}: {'; '.join(map(self.dialect, table[chain]))}" for chain in sorted(table))
 
+    def count_references(self) -> None:
+        """Tell the sets how many rules refer to them."""
+        if self.sets is None:
+            return
+        rules = [rule for table in self.tables.values() for chain in table.values() for rule in chain]
+        used = Counter(name for rule in rules if "--match-set" in rule for name in _SET.findall(rule))
+        for name, one in self.sets.sets.items():
+            one.references = used[name]
+
     def _printed(self, program: str, chain: str) -> list[str]:
         return [f"-A {chain} {self.dialect(rule)}" for rule in self.tables[program][chain]]
 
@@ -90,7 +105,7 @@ class FakeIptables:
         lines = script.splitlines()
         assert lines[0] == "*filter"
         assert lines[-1] == "COMMIT"
-        table = copy.deepcopy(self.tables[program])
+        table = {chain: list(rules) for chain, rules in self.tables[program].items()}
         try:
             for number, line in enumerate(lines[1:-1], 2):
                 self._execute(table, number, line)
@@ -98,6 +113,7 @@ class FakeIptables:
         except RefusedError as err:
             raise CommandError(argv, 1, f"{program}-restore v1.8.9 (nf_tables): {err}\n") from None
         self.tables[program] = table
+        self.count_references()
         self.changes += len(lines) - 2
         if self.fuse is not None:
             self.fuse.burn()
@@ -117,6 +133,9 @@ class FakeIptables:
             raise RefusedError(f"line {number} failed: No chain/target/match by that name.")
         match verb:
             case "-A":
+                for name in _SET.findall(rule):
+                    if self.sets is not None and name not in self.sets.sets:
+                        raise RefusedError(f"Set {name} doesn't exist.\n\nError occurred at line: {number}")
                 table[chain].append(rule)
             case "-I":
                 table[chain].insert(0, rule)

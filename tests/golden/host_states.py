@@ -3,16 +3,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
 from typing import NamedTuple
 
 from hypothesis import strategies as st
 
+from agent.core import naming
+from agent.core.model import Direction, SecurityGroupRule
 from agent.core.plan import Driver
 from agent.core.reconciler import Reconciler
 from agent.core.report import PassReport
 from agent.core.retry import Backoff
-from agent.planner import Planning
-from tests.golden.l2_world import SETTINGS, World, underlay
+from agent.filtering import ORDERS, Rejudging
+from agent.planner import NUMBERED_DRIVERS, Planning
+from tests.fakes.drivers import FakeDriver, Fuse
+from tests.fakes.packet_filter import FakeFilter
+from tests.golden.l2_world import SETTINGS, World, rule, underlay
 
 NETWORKS = {
     "local": ("local", None),
@@ -21,10 +29,29 @@ NETWORKS = {
     "vlan": ("vlan", 10),
     "flat": ("flat", None),
 }
+NUMBERS = (1, 2, 3, 4, 11, 12)  # of ports: of some the filters share a leaf of the tree
+TCP, ICMP, ICMPV6 = 6, 1, 58
+EGRESS = Direction.EGRESS
+RULES: tuple[dict, ...] = (
+    {"protocol": TCP, "ports": (22, 22)},
+    {"protocol": TCP, "ports": (80, 81), "owner": "office"},
+    {"owner": "web"},
+    {"direction": EGRESS},
+    {"direction": EGRESS, "ip_version": 6},
+    {"ip_version": 6, "protocol": TCP, "ports": (22, 22), "owner": "web"},
+    {"protocol": ICMP, "ports": (8, 0), "prefix": "10.0.0.0/8"},
+    {"direction": EGRESS, "protocol": TCP, "ports": (22, 80), "owner": "db"},
+    {"protocol": TCP, "ports": (80, 22)},  # nothing that can be said to iptables
+    {"ip_version": 6, "protocol": ICMPV6, "ports": (128, None)},
+    {"direction": EGRESS, "ip_version": 6, "protocol": TCP, "owner": "office"},
+    {"prefix": "192.0.2.0/24"},
+)
+GROUPS = ("web", "db", "quick")
+ADDRESSES = ("10.0.0.1", "10.0.0.2", "10.0.0.0/28", "192.0.2.0/24", "0.0.0.0/0", "2001:db8::2", "2001:db8:9::/64")
 
 
 class Slot(NamedTuple):
-    """One port of a random state."""
+    """One port of a random state; ``groups`` are None if it is not filtered, ``hybrid`` tells how it is plugged."""
 
     network: str
     here: bool
@@ -33,29 +60,73 @@ class Slot(NamedTuple):
     secure: bool
     addresses: int
     pair: bool
+    groups: frozenset[str] | None
+    hybrid: bool
 
 
+class GroupState(NamedTuple):
+    """A security group of a random state; ``rules`` are places in ``RULES``."""
+
+    rules: frozenset[int]
+    stateful: bool
+    logs: bool
+
+
+@dataclass(frozen=True)
+class State:
+    """Everything random: ports by number, security groups by name, addresses by who owns them."""
+
+    slots: Mapping[int, Slot]
+    second_host: bool
+    groups: Mapping[str, GroupState]
+    members: Mapping[str, frozenset[str]]
+
+
+# Mostly what gets a filter: plugged, up, hybrid.
+MOSTLY = st.sampled_from((True, True, True, False))
 SLOTS = st.builds(
     Slot,
     st.sampled_from(sorted(NETWORKS)),
-    here=st.booleans(),
-    plugged=st.booleans(),
-    up=st.booleans(),
+    here=MOSTLY,
+    plugged=MOSTLY,
+    up=MOSTLY,
     secure=st.booleans(),
     addresses=st.integers(0, 2),
     pair=st.booleans(),
+    groups=st.none() | st.frozensets(st.sampled_from((*GROUPS, "gone")), max_size=2),
+    hybrid=MOSTLY,
+)
+GROUP_STATES = st.builds(
+    GroupState,
+    st.frozensets(st.sampled_from(range(len(RULES))), max_size=5),
+    stateful=MOSTLY,
+    logs=MOSTLY.map(lambda often: not often),
+)
+STATES = st.builds(
+    State,
+    st.dictionaries(st.sampled_from(NUMBERS), SLOTS, max_size=6),
+    st.booleans(),
+    st.dictionaries(st.sampled_from(GROUPS), GROUP_STATES),
+    st.dictionaries(st.sampled_from(("web", "db", "office")), st.frozensets(st.sampled_from(ADDRESSES), max_size=4)),
 )
 
 
-def _world(slots: dict[int, Slot], second_host: bool) -> World:
+@cache
+def _rule(group: str, number: int) -> SecurityGroupRule:
+    """Return one object each time, as a store's reader does for rows that have not changed."""
+    return rule(f"{group}-{number:02d}", **RULES[number])
+
+
+def build(state: State) -> World:
+    """Return what the store and the switch say in *state*."""
     world = World()
-    if second_host:
+    if state.second_host:
         world.host("there", underlay(2))
     for name, (kind, segment) in NETWORKS.items():
-        if any(slot.network == name and slot.here for slot in slots.values()):
+        if any(slot.network == name and slot.here for slot in state.slots.values()):
             world.network(name, kind, segment)
-    for number, slot in sorted(slots.items()):
-        addresses = (f"10.0.0.{number}", f"2001:db8::{number:x}")[: slot.addresses]
+    for number, slot in sorted(state.slots.items()):
+        addresses = own_addresses(number)[: slot.addresses]
         pairs = (("10.9.0.0/24", "fa:16:3e:99:00:01"),) if slot.pair else ()
         if slot.here:
             world.port(
@@ -66,13 +137,26 @@ def _world(slots: dict[int, Slot], second_host: bool) -> World:
                 secure=slot.secure,
                 up=slot.up,
                 plugged=slot.plugged,
+                groups=None if slot.groups is None else tuple(slot.groups),
+                hybrid=slot.hybrid,
             )
         elif slot.network in world.networks:
             world.endpoint(number, slot.network, "there", *addresses)
+    for name, group in state.groups.items():
+        rules = (_rule(name, number) for number in group.rules)
+        world.group(name, *rules, stateful=group.stateful, log_accepted=group.logs, log_dropped=group.logs)
+    for owner, members in state.members.items():
+        for chunk in range(2):
+            world.members(owner, *members.intersection(ADDRESSES[chunk::2]), chunk=str(chunk))
     return world
 
 
-WORLDS = st.builds(_world, st.dictionaries(st.integers(1, 6), SLOTS, max_size=5), st.booleans())
+WORLDS = STATES.map(build)
+
+
+def own_addresses(number: int) -> tuple[str, str]:
+    """Return the addresses that port *number* has, or would have."""
+    return f"10.0.0.{number}", f"2001:db8::{number:x}"
 
 
 class Clock:
@@ -86,27 +170,46 @@ class Clock:
 
 
 class SimulatedHost:
-    """Planning and reconciler of one host over given drivers; ``start`` is a new process."""
+    """Planning, reconciler and drivers of one host.  ``start`` is a new process.
 
-    def __init__(self, *drivers: Driver) -> None:
-        self.drivers = drivers
+    Filters are in memory (``filter``), and so is the switch's database (``ovs``);
+    *flows* is the driver of the flows.
+    """
+
+    def __init__(self, flows: Driver) -> None:
+        self.ovs = FakeDriver("ovs")
+        self.filter = FakeFilter()
+        self.flows_driver = flows
         self.clock = Clock()
         self.start()
 
     def start(self) -> None:
         """Forget everything, as a new process has."""
-        self.reconciler = Reconciler(self.drivers, self.clock, self.clock, Backoff(lambda low, high: (low + high) / 2))
+        before, conntrack = self.filter.drivers()
+        self.drivers: tuple[Driver, ...] = (self.ovs, *before, self.flows_driver, conntrack)
+        backoff = Backoff(lambda low, high: (low + high) / 2)
+        self.reconciler = Reconciler(self.drivers, self.clock, self.clock, backoff, orders=ORDERS)
         self.planning = Planning(SETTINGS)
+        self.rejudging = Rejudging(conntrack)
+        self.misread = 0  # items of the last pass that were not as they had been written
+        self.judges = False  # whether a pass is due because connections are to be judged
+
+    def light(self, fuse: Fuse | None) -> None:
+        """Let *fuse* burn with everything that is written."""
+        self.filter.light(fuse)
+        self.ovs.fuse = fuse
 
     def run(self, world: World) -> PassReport:
-        """Make one pass towards *world*."""
+        """Make one pass towards *world*, whose devices are there."""
         if not self.planning.knows_numbers:
-            ovs = next(driver for driver in self.drivers if driver.name == "ovs")
-            self.planning.adopt_numbers(ovs.observe())
+            self.planning.adopt_numbers(self.ovs.observe())
+        self.filter.bridges.plug(hybrid_suffixes(world))
         plan, _ = self.planning.make(world.snapshot(), world.switch())
         report = self.reconciler.run(plan, 1)
-        if not report.unfinished and not self.reconciler.unusable():
+        if self.reconciler.is_clean(NUMBERED_DRIVERS):
             self.planning.settled()
+        self.misread = self.reconciler.verify_written()
+        self.judges = self.rejudging.after_pass(report, self.reconciler)
         return report
 
     def settle(self, world: World) -> None:
@@ -114,7 +217,13 @@ class SimulatedHost:
         for _ in range(30):
             self.run(world)
             due = self.reconciler.next_due()
-            if due is None:
+            if due is None and not self.judges:
                 return
-            self.clock.time = max(self.clock.time, due)
+            self.clock.time = max(self.clock.time, due or 0.0)
         raise AssertionError(f"the passes do not come to rest: {self.reconciler.unfinished()}")
+
+
+def hybrid_suffixes(world: World) -> list[str]:
+    """Return what the names of the devices of hybrid plugs end in."""
+    interfaces = world.interfaces.values()
+    return [i.name.removeprefix("qvo") for i in interfaces if naming.is_hybrid_interface(i.name)]
