@@ -40,12 +40,14 @@ class Outcome(StrEnum):
 
     ANSWERED = "answered"
     DECLINED = "declined"  # answered; the client has seen another with its address
+    RELEASED = "released"
     NO_ADDRESS = "no-address"
     NOT_ON_LINK = "not-on-link"
     USE_MULTICAST = "use-multicast"
     NO_BINDING = "no-binding"
     NOT_SERVED = "not-served"  # no subnet of the port has DHCPv6
     MALFORMED = "malformed"
+    RELAYED = "relayed"  # through a relay agent: an instance is none
     NOT_FOR_US = "not-for-us"  # other port, address or group, or a source that no client has
     NOT_FOR_SERVERS = "not-for-servers"
     NO_CLIENT_ID = "no-client-id"
@@ -69,6 +71,7 @@ _T = MessageType
 _Reply = tuple[Outcome, Message | None]
 _NEEDS_CLIENT_ID = frozenset((_T.SOLICIT, _T.REQUEST, _T.CONFIRM, _T.RENEW, _T.REBIND, _T.RELEASE, _T.DECLINE))
 _NEEDS_SERVER_ID = frozenset((_T.REQUEST, _T.RENEW, _T.RELEASE, _T.DECLINE))
+_OF_RELAYS = bytes((_T.RELAY_FORW,)), bytes((_T.RELAY_REPL,))
 _NO_SERVER_ID = frozenset((_T.SOLICIT, _T.CONFIRM, _T.REBIND))
 
 _TEXTS = {
@@ -86,6 +89,8 @@ def answer(datagram: Datagram, port: PortData) -> Answer:
     unicast = envelope.dst[0] != 0xFF
     if datagram.dport != DHCPV6_SERVER or not _is_for_us(envelope, port):
         return Answer("", Outcome.NOT_FOR_US)
+    if datagram.payload[:1] in _OF_RELAYS:
+        return Answer("", Outcome.RELAYED)
     try:
         request = v6_packet.read_request(v6_packet.decode(datagram.payload))
     except PacketError:
@@ -218,9 +223,9 @@ def _give_back(request: Request, port: PortData) -> _Reply:
         if not addresses
     ]
     reply = _message(request, port, [*unknown, _status(StatusCode.SUCCESS)])
-    if request.type is _T.DECLINE and any(ours):
-        return Outcome.DECLINED, reply
-    return Outcome.NO_BINDING if unknown else Outcome.ANSWERED, reply
+    if not any(ours):
+        return Outcome.NO_BINDING, reply
+    return Outcome.DECLINED if request.type is _T.DECLINE else Outcome.RELEASED, reply
 
 
 def _inform(request: Request, port: PortData) -> _Reply:

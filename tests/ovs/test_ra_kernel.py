@@ -19,9 +19,8 @@ from pathlib import Path
 
 import pytest
 
-from agent.dhcp import frames6, ra_answers, v6_answers, v6_packet
+from agent.dhcp import answers6, frames6, v6_packet
 from agent.dhcp.data import PortData
-from agent.dhcp.frames import PacketError
 from agent.dhcp.v6_packet import MessageType
 from tests.dhcp6_client import (
     IDENTITY,
@@ -78,14 +77,7 @@ class Wire:
                     self._answer(frame, port)
 
     def _answer(self, frame: bytes, port: PortData) -> None:
-        try:
-            asked = frames6.parse(frames6.packed_mac(IDENTITY) + frame[6:])
-        except PacketError:
-            return  # the kernel says more than solicitations
-        if isinstance(asked, frames6.Datagram):
-            answer = v6_answers.answer(asked, port).frame
-        else:
-            answer = ra_answers.answer(asked, port).frame
+        answer = answers6.answer_frame(frames6.packed_mac(IDENTITY) + frame[6:], port).frame
         if answer is not None:
             self._socket.send(answer[:6] + frames6.packed_mac(SERVER_MAC) + answer[12:])
 

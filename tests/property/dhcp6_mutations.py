@@ -35,9 +35,9 @@ from scapy.layers.dhcp6 import (
     DHCP6OptVendorClass,
 )
 
-from agent.dhcp import frames6, ra_answers, v6_answers, v6_packet
+from agent.dhcp import answers6, frames6, v6_packet
 from agent.dhcp.data import BootData, PortData
-from agent.dhcp.frames import PacketError, ones_sum
+from agent.dhcp.frames import ones_sum
 from tests.dhcp6_client import (
     CLIENT_ID,
     OWN,
@@ -146,19 +146,10 @@ def repair(frame: bytes) -> bytes:
 
 def judge(frame: bytes, port: PortData = HOSTILE_PORT) -> str:
     """Have *frame* answered; return what came of it; fail if the answer is not what may go to that port."""
-    try:
-        parsed = frames6.parse(frame)
-    except PacketError:
-        return "no packet"
-    if isinstance(parsed, frames6.ControlMessage):
-        advertised = ra_answers.answer(parsed, port)
-        result, answer, kind = advertised.outcome.value, advertised.frame, "rs"
-    else:
-        answered = v6_answers.answer(parsed, port)
-        result, answer, kind = answered.outcome.value, answered.frame, answered.message
-    if answer is not None:
-        _judge_answer(parsed.envelope, answer, port)
-    return f"{kind} {result}"
+    answer = answers6.answer_frame(frame, port)
+    if answer.frame is not None:
+        _judge_answer(frames6.parse(frame).envelope, answer.frame, port)
+    return f"{answer.protocol} {answer.message} {answer.result}"
 
 
 def _judge_answer(asked: frames6.Envelope, answer: bytes, port: PortData) -> None:
