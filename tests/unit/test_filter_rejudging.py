@@ -68,6 +68,6 @@ class NoElements:
 
 @pytest.mark.parametrize("printed", ["", "null", "[]", '{"nftables": 3}', '{"nftables": [{"chain": {"hook": "x"}}]}'])
 def test_an_nft_that_is_not_understood_is_an_unusable_driver_and_no_bug(printed):
-    tables = NftTables(lambda argv, **_: printed, (BRIDGE,), NoElements())  # type: ignore[arg-type]
+    tables = NftTables(lambda argv, **_: printed, (BRIDGE,), NoElements())
     with pytest.raises(ApplyError, match="bridge hostplane: nft prints"):
         tables.read()
