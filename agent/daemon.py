@@ -345,7 +345,7 @@ class Daemon:
 
     def _all_problems(self) -> tuple[Problem, ...]:
         reconciler = self._parts.reconciler
-        problems = (*self._problems, *reconciler.clashes(), *reconciler.troubles())
+        problems = (*self._problems, *reconciler.clashes(), *reconciler.troubles(), *self._parts.reader.troubles())
         if self._parts.filtering is not None:
             problems = (*problems, *self._parts.filtering.problems())
         error = self._parts.chooser.file_error

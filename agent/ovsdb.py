@@ -26,6 +26,7 @@ from ovs.db import idl as ovs_idl
 
 from agent import ovsdb_json
 from agent.core.errors import StoreError
+from agent.refusable_idl import RefusableIdl
 
 ovsdb_json.install()
 
@@ -121,8 +122,8 @@ class IdlThread:
         return bool(self._idl.has_ever_connected() and self._idl._session.is_connected())
 
     def is_answering(self) -> bool:
-        """Tell whether the server is there, even if it has not sent its data yet."""
-        return bool(self._idl._session.is_connected())
+        """Tell whether the server is there and may send its data, even if it has not yet."""
+        return bool(self._idl._session.is_connected()) and not self.refusal()
 
     def _run(self) -> None:
         seen: object = None
@@ -147,7 +148,11 @@ class IdlThread:
             (name, table.condition_state.new is None, table.condition_state.requested is None)
             for name, table in self._idl.tables.items()
         )
-        return self._idl.change_seqno, self.is_connected(), conditions
+        return self._idl.change_seqno, self.is_connected(), conditions, self.refusal()
+
+    def refusal(self) -> str:
+        """Return why the server does not let us follow it (any thread); "" if it has not refused."""
+        return self._idl.refusal if isinstance(self._idl, RefusableIdl) else ""
 
     def _advance_writes(self) -> None:
         connected = self._idl.has_ever_connected()
@@ -200,6 +205,8 @@ class IdlThread:
             self._idl._session.recv_wait(waiter)
         else:
             self._idl.wait(waiter)
+        if isinstance(self._idl, RefusableIdl):
+            self._idl.wait_to_retry(waiter)
         waiter.fd_wait(self._wake_read, poller.POLLIN)
         for write in self._in_flight:
             if write.txn is not None:

@@ -31,6 +31,7 @@ from agent.core.model import (
     Subnet,
 )
 from agent.ovsdb import PROBE_INTERVAL_MS, IdlThread
+from agent.refusable_idl import RefusableIdl
 from agent.store import filter_rows, rows
 from agent.store.conditions import Conditions, Needs
 from agent.store.gathered import ByOwner, Groups
@@ -82,7 +83,7 @@ class _Fault(NamedTuple):
     group: str
 
 
-class NotingIdl(ovs_idl.Idl):
+class NotingIdl(RefusableIdl):
     """An IDL whose notifications only note which rows changed."""
 
     def __init__(self, remote: str, schema: ovs_idl.SchemaHelper) -> None:
@@ -127,6 +128,7 @@ class SnapshotReader:
         self._needs_stale = True
         self._snapshot = HostSnapshot(host)
         self._connected = False
+        self._refusal = ""
         self.last_sync_at: float | None = None
         self.thread = IdlThread("store", self._idl, self._read)
 
@@ -143,6 +145,16 @@ class SnapshotReader:
         """Tell whether the store is there now (any thread)."""
         return self._connected
 
+    def troubles(self) -> tuple[Problem, ...]:
+        """Return why the store cannot be followed although it is there (any thread)."""
+        refusal = self.thread.refusal()
+        if not refusal:
+            return ()
+        help_text = "if its schema is of an older version, convert it (ovsdb-client convert)"
+        return (
+            Problem("host", "store", f"the store cannot be followed, retried: {refusal}; {help_text}", Actor.OPERATOR),
+        )
+
     # On the IDL thread.
 
     def _read(self) -> None:
@@ -154,7 +166,8 @@ class SnapshotReader:
         self._conditions.need(needs, time.monotonic())
         connected = self.thread.is_connected()
         published = self._conditions.in_force(needs) and self._publish(needs)
-        if published or connected != self._connected:
+        refusal, self._refusal = self._refusal, self.thread.refusal()
+        if published or connected != self._connected or refusal != self._refusal:
             if self._snapshot.in_sync:
                 self.last_sync_at = time.time()  # until now it was; while connected it still is
             self._connected = connected
