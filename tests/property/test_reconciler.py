@@ -294,7 +294,7 @@ def test_a_driver_that_cannot_be_read_stops_no_other_and_is_retried():
     plan = plan_of(p={"links": {"l": "1"}, "ovs": {"o": "2"}, "flows": {"f": "3"}})
     host.run(plan)
     assert host.reconciler.troubles() == ()  # once is nothing to tell people
-    host.clock.time = host.reconciler.next_due()
+    host.clock.time = host.reconciler.next_due() or 0.0
     host.run(plan)
     (trouble,) = host.reconciler.troubles()
     assert (trouble.field, trouble.text) == ("ovs", "ovs cannot be used, retried: ovs: cannot be read")
