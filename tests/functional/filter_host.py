@@ -103,6 +103,16 @@ def drift(lab: Lab, host: str = "host1") -> float:
     return sum(map(float, found))
 
 
+def overflowed(lab: Lab, host: str = "host1") -> int:
+    """Return how many frames did not fit into the switch's sockets, ever: it was not given the processor in time.
+
+    Open vSwitch's userspace datapath reads its ports through packet sockets that hold a
+    quarter of a second of these streams; what a busy machine loses there no filter has seen.
+    """
+    sockets = lab.output(host, "ss", "--packet", "--memory", "--numeric", "--no-header")
+    return sum(int(dropped) for dropped in re.findall(r"skmem:\(.*?,d(\d+)\)", sockets))
+
+
 def wait_repaired(lab: Lab, before: str, what: str, timeout: float = 5.0) -> None:
     """Wait until everything that filters is as it was *before*."""
     eventually(lambda: tables(lab) == before, f"{what}: repaired", timeout)

@@ -16,7 +16,9 @@ or marks.  What the API leaves open is decided here, in one place:
   connections that are older than they are, a plain ACK; of ICMP queries the request
   (RFC 792, RFC 4443); an ICMP error begins nothing.
 - *Stateless*: each packet by itself.
-- When rules change, a connection lives on if the new rules would have let it begin.
+- When rules change, a connection lives on if the new rules would have let it begin.  Of
+  a TCP connection that does not, nothing passes any more, either way: it is not picked
+  up from the side that may still speak.  It can begin anew once the rules allow it again.
 - An instance is never a DHCP server or a router (port security).
 
 A packet passes the sender's filter, on its way out, and then the receiver's, on its way
@@ -162,11 +164,15 @@ class Packet:
 
 @dataclass(slots=True)
 class Connection:
-    """What a port remembers: the first packet, which way it went, and whether an answer came."""
+    """What a port remembers: the first packet, which way it went, and whether an answer came.
+
+    Of TCP also that it is over because the rules no longer allow it.
+    """
 
     first: Packet
     direction: str
     answered: bool = False
+    ended: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +200,10 @@ class Oracle:
         self.world = world
         for port, connections in self._connections.items():
             for key, connection in list(connections.items()):
-                if not self._is_allowed(port, connection.direction, connection.first):
+                allowed = self._is_allowed(port, connection.direction, connection.first)
+                if not allowed and connection.first.protocol == TCP:
+                    connection.ended = True
+                elif not allowed or connection.ended:
                     del connections[key]
 
     def judge(self, packet: Packet) -> Verdict:
@@ -218,9 +227,12 @@ class Oracle:
 
     def _by_connection(self, port: str, direction: str, packet: Packet) -> Verdict:
         connections = self._connections[port]
+        subject = packet.about or packet
+        known = connections.get(subject.key()) or connections.get(subject.reverse_key())
+        if known is not None and known.ended:
+            return Verdict(False, "its connection is over")
         if packet.about is not None:
-            known = packet.about.key() in connections or packet.about.reverse_key() in connections
-            return Verdict(known, "about a connection" if known else "an error about nothing that is known")
+            return Verdict(known is not None, "an error about " + ("a connection" if known else "nothing known"))
         answered = connections.get(packet.reverse_key())
         if answered is not None:
             # Of TCP a SYN is answered by SYN and ACK; what else comes is let through for the opener to refuse.

