@@ -42,7 +42,9 @@ def add_field_options(parser: argparse.ArgumentParser, fields: Sequence[Field]) 
                 help=f"{field.help}{' (may be repeated)' if repeated else ''}",
             )
         if field.negative_flag is not None:
-            _add_constant(chosen, field, field.negative_flag, _EMPTY.get(field.kind))
+            # Of a pair the first alone is explained; argparse cannot print a group that is all hidden.
+            text = field.help if field.flag is None else argparse.SUPPRESS
+            _add_constant(chosen, field, field.negative_flag, _EMPTY.get(field.kind), text)
         if field.none_flag is not None:
             _add_constant(chosen, field, field.none_flag, None)
 

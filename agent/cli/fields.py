@@ -187,7 +187,7 @@ PORT = Noun(
         ),
         Field("device_owner", Kind.TEXT, "what kind of thing uses it"),
         Field("device_id", Kind.TEXT, "which thing uses it"),
-        _PROJECT,
+        Field("project", Kind.TEXT, "who it belongs to; made without security groups it gets the default one of these"),
         _EXTERNAL_IDS,
     ),
     columns=("id", "name", "network", "mac_address", "fixed_ips", "host", "up"),
@@ -231,7 +231,7 @@ SECURITY_GROUP = Noun(
     make=SecurityGroupFields,
     fields=(
         # A group that is made without any gets the rules that let everything out.
-        Field("rules", Kind.RULES, "what it allows", negation="no-rules"),
+        Field("rules", Kind.RULES, "it allows nothing, what goes out included", negation="no-rules"),
         Field(
             "stateful",
             Kind.BOOLEAN,
@@ -239,9 +239,9 @@ SECURITY_GROUP = Noun(
             negation="stateless",
         ),
         Field("description", Kind.TEXT, "what it is for"),
-        Field("log", Kind.TEXTS, "what is logged: accept, drop", metavar="WHAT"),
-        Field("log_rate", Kind.INTEGER, "log at most so many packets", metavar="PER-SECOND"),
-        Field("log_burst", Kind.INTEGER, "after the first so many", metavar="PACKETS"),
+        Field("log", Kind.TEXTS, "packets that are logged: accept, drop; --no-log: none", metavar="WHAT"),
+        Field("log_rate", Kind.INTEGER, "at most so many, on each host (100)", metavar="PER-SECOND"),
+        Field("log_burst", Kind.INTEGER, "after the first so many (25)", metavar="PACKETS"),
         _PROJECT,
         _EXTERNAL_IDS,
     ),

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import re
 import socket
 import subprocess
 import sys
@@ -34,6 +36,18 @@ def test_every_command_is_there_and_has_help(name: str, capsys: pytest.CaptureFi
         main([name, "--help"])
     assert ended.value.code == 0
     assert capsys.readouterr().out.startswith(f"usage: hostplane {name}")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_verb_has_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with contextlib.suppress(SystemExit):
+        main([name, "no-such-verb"])  # refused with the verbs there are, where there are any
+    refused = re.search(r"argument VERB: invalid choice: .* \(choose from (.*)\)", capsys.readouterr().err)
+    for verb in re.findall(r"'([\w-]+)'", refused[1]) if refused is not None else ():
+        with pytest.raises(SystemExit) as ended:
+            main([name, verb, "--help"])
+        assert ended.value.code == 0
+        assert capsys.readouterr().out.startswith(f"usage: hostplane {name} {verb}")
 
 
 @pytest.mark.parametrize(
