@@ -45,8 +45,12 @@ check: install ## format, lint, types, import contracts, tests that need no root
 bench: install ## measure, with floors beside each figure
 	$(BIN)/python -m bench
 
-soak: install ## the property tests with many more examples
+soak: install ## the same tests with many more examples, topologies, kills and hostile packets; hours
 	HYPOTHESIS_PROFILE=soak $(BIN)/python -m pytest tests/property
+	HOSTPLANE_TEST_TOPOLOGIES=5000 $(BIN)/python -m pytest tests/functional/test_filter_matrix.py
+	HOSTPLANE_TEST_KILLS=200 $(BIN)/python -m pytest tests/functional/test_filter_changes.py
+	$(BIN)/python -m tests.fuzz.dhcp_v4 --seconds 600
+	$(BIN)/python -m tests.property.dhcp6_mutations 600
 
 lock: install ## write constraints.txt anew: the newest versions that fit
 	.ci/lock > constraints.new
