@@ -20,10 +20,14 @@ class Plug:
 
 
 class FakeBridges:
-    """Hybrid plugs by what their devices' names end in; ``changes`` counts bridges whose flags were set."""
+    """Hybrid plugs by what their devices' names end in; ``changes`` counts bridges whose flags were set.
+
+    Of ``dead`` ones the instance's device is not there, whatever was plugged.
+    """
 
     def __init__(self) -> None:
         self.plugs: dict[str, Plug] = {}
+        self.dead: set[str] = set()
         self.fuse: Fuse | None = None
         self.changes = 0
         self._indexes: dict[str, int] = {}
@@ -38,6 +42,10 @@ class FakeBridges:
     def alter(self, suffix: str, *, instance: bool = True, filtered: bool = True) -> None:
         """Change a plug by hand."""
         self.plugs[suffix] = Plug(instance, filtered)
+
+    def has_instance(self, suffix: str) -> bool:
+        """Tell whether the instance's device is in its bridge."""
+        return suffix in self.plugs and self.plugs[suffix].instance and suffix not in self.dead
 
     def bridges(self) -> list[Device]:
         return [device for device in self._devices().values() if device.filtered is not None]
@@ -62,7 +70,7 @@ class FakeBridges:
         found: dict[str, Device] = {}
         for suffix, plug in self.plugs.items():
             bridge = Device(self._index(f"qbr{suffix}"), f"qbr{suffix}", 0, plug.filtered)
-            ports = [f"qvb{suffix}", *([f"tap{suffix}"] if plug.instance else [])]
+            ports = [f"qvb{suffix}", *([f"tap{suffix}"] if self.has_instance(suffix) else [])]
             found[bridge.name] = bridge
             found.update((name, Device(self._index(name), name, bridge.index)) for name in ports)
         return found

@@ -35,6 +35,12 @@ def _delete_first(rules: list[str]) -> None:
     del rules[:1]
 
 
+def _accept_in_chain(kernel: FakeFilter, which: int) -> None:
+    for table in kernel.iptables.tables.values():
+        if (chain := _our_chain(table, which)) and chain != "hp-accept" and "hp-accept" in table:
+            table[chain].insert(0, "-j hp-accept")
+
+
 def _delete_chain(kernel: FakeFilter, which: int) -> None:
     table = kernel.iptables.tables[("iptables", "ip6tables")[which % 2]]
     if gone := _our_chain(table, which // 2):
@@ -130,7 +136,7 @@ DEEDS: Mapping[str, Callable[[FakeFilter, int], None]] = {
     "delete a rule": _alter_chain(_delete_first),
     "double a rule": _alter_chain(lambda rules: rules.extend(rules[:1])),
     "reorder a chain": _alter_chain(list.reverse),
-    "accept all in a chain": _alter_chain(lambda rules: rules.insert(0, "-j ACCEPT")),
+    "accept all in a chain": _accept_in_chain,
     "delete a chain": _delete_chain,
     "restore other rules": _delete_all_chains,
     "delete a jump": _delete_jump,

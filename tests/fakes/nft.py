@@ -50,13 +50,15 @@ class FakeNft:
     """Tables by (family, name).
 
     ``hang`` lets the next script run out of time, after it was taken or ("before")
-    without effect.  ``changes`` counts scripts that were taken.
+    without effect; ``missing`` lets all of them fail.  ``changes`` counts scripts that
+    were taken.
     """
 
     def __init__(self) -> None:
         self.tables: dict[tuple[str, str], Table] = {}
         self.fuse: Fuse | None = None
         self.hang = ""
+        self.missing = False
         self.changes = 0
 
     def __call__(
@@ -105,6 +107,8 @@ class FakeNft:
         if self.hang == "before":
             self.hang = ""
             raise CommandError(argv, None, "no end after 10 s; ")
+        if self.missing:
+            raise CommandError(argv, 1, "Error: Could not process rule: Out of memory\n")
         tables = self._copied()
         self._execute(argv, tables, script)
         self.tables = tables

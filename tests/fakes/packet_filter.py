@@ -150,12 +150,11 @@ class FakeFilter:
 
     def passes(self, probe: Probe) -> bool:
         """Tell whether *probe* reaches the other side of its bridge."""
-        plug = self.bridges.plugs.get(probe.suffix)
-        if plug is None or not plug.instance:
+        if not self.bridges.has_instance(probe.suffix):
             return False
         walk = _Walk(probe)
         self._nft("inet", "zones", walk)
-        if plug.filtered and not self._forward(walk):
+        if self.bridges.plugs[probe.suffix].filtered and not self._forward(walk):
             return False
         return self._nft("bridge", "guard", walk) is not False
 

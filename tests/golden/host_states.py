@@ -6,7 +6,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import NamedTuple
+from itertools import accumulate
+from typing import NamedTuple, TypeVar
 
 from hypothesis import strategies as st
 
@@ -21,6 +22,9 @@ from agent.planner import NUMBERED_DRIVERS, Planning
 from tests.fakes.drivers import FakeDriver, Fuse
 from tests.fakes.packet_filter import FakeFilter
 from tests.golden.l2_world import SETTINGS, World, rule, underlay
+
+Key = TypeVar("Key")
+Value = TypeVar("Value")
 
 NETWORKS = {
     "local": ("local", None),
@@ -46,7 +50,7 @@ RULES: tuple[dict, ...] = (
     {"direction": EGRESS, "ip_version": 6, "protocol": TCP, "owner": "office"},
     {"prefix": "192.0.2.0/24"},
 )
-GROUPS = ("web", "db", "quick")
+GROUPS = ("web", "db")
 ADDRESSES = ("10.0.0.1", "10.0.0.2", "10.0.0.0/28", "192.0.2.0/24", "0.0.0.0/0", "2001:db8::2", "2001:db8:9::/64")
 
 
@@ -60,7 +64,7 @@ class Slot(NamedTuple):
     secure: bool
     addresses: int
     pair: bool
-    groups: frozenset[str] | None
+    groups: tuple[str, ...] | None
     hybrid: bool
 
 
@@ -82,7 +86,15 @@ class State:
     members: Mapping[str, frozenset[str]]
 
 
-# Mostly what gets a filter: plugged, up, hybrid.
+class Change(NamedTuple):
+    """What becomes different; None takes away."""
+
+    slots: Mapping[int, Slot | None]
+    groups: Mapping[str, GroupState | None]
+    members: Mapping[str, frozenset[str] | None]
+
+
+# Mostly what gets a filter: plugged, up, hybrid, with groups.
 MOSTLY = st.sampled_from((True, True, True, False))
 SLOTS = st.builds(
     Slot,
@@ -93,7 +105,7 @@ SLOTS = st.builds(
     secure=st.booleans(),
     addresses=st.integers(0, 2),
     pair=st.booleans(),
-    groups=st.none() | st.frozensets(st.sampled_from((*GROUPS, "gone")), max_size=2),
+    groups=st.sampled_from((("web",), ("db",), ("db", "web"), ("gone", "web"), (), None)),
     hybrid=MOSTLY,
 )
 GROUP_STATES = st.builds(
@@ -102,13 +114,36 @@ GROUP_STATES = st.builds(
     stateful=MOSTLY,
     logs=MOSTLY.map(lambda often: not often),
 )
+OWNERS = ("web", "db", "office")
+MEMBERS = st.frozensets(st.sampled_from(ADDRESSES), max_size=4)
 STATES = st.builds(
     State,
-    st.dictionaries(st.sampled_from(NUMBERS), SLOTS, max_size=6),
+    st.dictionaries(st.sampled_from(NUMBERS), SLOTS, max_size=5),
     st.booleans(),
     st.dictionaries(st.sampled_from(GROUPS), GROUP_STATES),
-    st.dictionaries(st.sampled_from(("web", "db", "office")), st.frozensets(st.sampled_from(ADDRESSES), max_size=4)),
+    st.dictionaries(st.sampled_from(OWNERS), MEMBERS),
 )
+CHANGES = st.builds(
+    Change,
+    st.dictionaries(st.sampled_from(NUMBERS), SLOTS | st.none(), max_size=2),
+    st.dictionaries(st.sampled_from(GROUPS), GROUP_STATES | st.none(), max_size=1),
+    st.dictionaries(st.sampled_from(OWNERS), MEMBERS | st.none(), max_size=2),
+)
+
+
+def changed(state: State, change: Change) -> State:
+    """Return *state* after *change*."""
+    return State(
+        _merged(state.slots, change.slots),
+        state.second_host,
+        _merged(state.groups, change.groups),
+        _merged(state.members, change.members),
+    )
+
+
+def _merged(before: Mapping[Key, Value], change: Mapping[Key, Value | None]) -> dict[Key, Value]:
+    merged = {**before, **change}
+    return {key: value for key, value in merged.items() if value is not None}
 
 
 @cache
@@ -137,7 +172,7 @@ def build(state: State) -> World:
                 secure=slot.secure,
                 up=slot.up,
                 plugged=slot.plugged,
-                groups=None if slot.groups is None else tuple(slot.groups),
+                groups=slot.groups,
                 hybrid=slot.hybrid,
             )
         elif slot.network in world.networks:
@@ -152,6 +187,12 @@ def build(state: State) -> World:
 
 
 WORLDS = STATES.map(build)
+
+
+def histories(at_most: int, at_least: int = 0) -> st.SearchStrategy[list[World]]:
+    """Return the strategy of a state and what becomes of it by so many changes."""
+    lists = st.tuples(STATES, st.lists(CHANGES, min_size=at_least, max_size=at_most))
+    return lists.map(lambda drawn: list(map(build, accumulate(drawn[1], changed, initial=drawn[0]))))
 
 
 def own_addresses(number: int) -> tuple[str, str]:

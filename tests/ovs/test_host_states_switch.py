@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from agent.command import CommandRunner
 from agent.drivers.flows import FlowsDriver
 from tests.fakes.openvswitch import OpenVSwitch
-from tests.golden.host_states import WORLDS, SimulatedHost
+from tests.golden.host_states import WORLDS, SimulatedHost, histories
 from tests.ovs.pipeline_lab import dump, running_switch
 
 FOREIGN = ("table=60,priority=7,in_port=99", "drop")
@@ -44,7 +44,7 @@ class RealHost(SimulatedHost):
 
 
 @SEVERAL
-@given(history=st.lists(WORLDS, min_size=1, max_size=4), restart=st.booleans())
+@given(history=histories(3), restart=st.booleans())
 def test_the_switch_holds_what_the_last_state_wants(switch, history, restart):
     host = RealHost(switch)
     for world in history:

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,11 +21,15 @@ from tests.fakes.meddling import DEEDS, meddle
 from tests.fakes.nft import FakeNft
 from tests.fakes.packet_filter import Probe
 from tests.golden.allowed_probes import PROBES, allowed_probes, probes_of
-from tests.golden.host_states import TCP, WORLDS, SimulatedHost
+from tests.golden.host_states import NUMBERS, SLOTS, STATES, TCP, WORLDS, SimulatedHost, build, histories
 
+UDP = 17
 FOREIGN = "table=60,priority=7,in_port=99"
 PORT_OF = {probe.suffix: int(port.removeprefix("p")) for port, probes in PROBES.items() for probe in probes}
-HISTORIES = st.lists(WORLDS, min_size=1, max_size=4)
+# Every port with a filter lets these out.
+DHCP_REQUESTS = [Probe(suffix, True, 4, UDP, "0.0.0.0", "255.255.255.255", 68, 67) for suffix in PORT_OF]
+HISTORIES = histories(3)
+PAIRS = histories(1, 1)
 
 
 class FakeHost(SimulatedHost):
@@ -47,6 +52,12 @@ class FakeHost(SimulatedHost):
 
     def programs(self) -> dict[str, FakeFlowSwitch | FakeIptables | FakeNft]:
         return {"switch": self.switch, "iptables": self.filter.iptables, "nft": self.filter.nft}
+
+    def refuse(self, what: Collection[str]) -> None:
+        """Let rules with certain words not be accepted, nft not work ("nft"), an instance not be there ("tap")."""
+        self.filter.iptables.refuse = set(what) - {"nft", "tap"}
+        self.filter.nft.missing = "nft" in what
+        self.filter.bridges.dead = {"p1"} if "tap" in what else set()
 
     @property
     def writes(self) -> int:
@@ -101,9 +112,9 @@ def test_the_end_depends_only_on_the_last_state_of_the_store(history):
     check(host, history[-1])
 
 
-@given(WORLDS, WORLDS)
-def test_there_and_back_again_restores_everything(first, second):
-    host = FakeHost()
+@given(PAIRS)
+def test_there_and_back_again_restores_everything(worlds):
+    host, (first, second) = FakeHost(), worlds
     host.settle(first)
     before, numbers = host.state(), host.numbers()
     host.settle(second)
@@ -135,9 +146,9 @@ ACCIDENTS = (
 )
 
 
-@given(WORLDS, WORLDS, st.sampled_from(ACCIDENTS))
-def test_what_fails_in_between_is_made_right(first, second, accident):
-    host = FakeHost()
+@given(PAIRS, st.sampled_from(ACCIDENTS))
+def test_what_fails_in_between_is_made_right(worlds, accident):
+    host, (first, second) = FakeHost(), worlds
     host.settle(first)
     if accident == "restart of the switch":
         host.switch.restart()
@@ -241,7 +252,7 @@ class Watched(Fuse):
         kernel = self.host.filter
         wrong = [p for p in self.forbidden if (self.guarded or self.host.is_open(p)) and kernel.passes(p)]
         assert not wrong, f"passes, though neither the old nor the new state allows it: {wrong[0]}"
-        lost = [probe for probe in self.served if not kernel.passes(probe)]
+        lost = [p for p in self.served if not (self.host.is_open(p) and kernel.passes(p))]
         assert not lost, f"is lost, though it does not concern what changes: {lost[0]}"
         zones = {(bridge, zone) for bridge, zone in kernel.nft.zones().items()}
         assert len({zone for _, zone in zones}) == len(zones), f"two bridges have one zone: {sorted(zones)}"
@@ -270,7 +281,57 @@ def test_nothing_passes_that_neither_the_old_nor_the_new_state_allows_whenever_t
         fuse.look()
         assert host.passing() == allowed_probes(world)
         allowed = allowed_probes(world)
+        connect(host, allowed)
     fuse.operations = 1_000_000
+    host.settle(history[-1])
+    host.light(None)
+    check(host, history[-1])
+
+
+@given(STATES, st.dictionaries(st.sampled_from(NUMBERS), SLOTS, max_size=2), st.booleans())
+def test_whom_a_change_does_not_concern_loses_nothing_at_any_moment(first, changed, restart):
+    host, second = FakeHost(), replace(first, slots={**first.slots, **changed})
+    host.settle(build(first))
+    concerned = [number for number in NUMBERS if first.slots.get(number) != second.slots.get(number)]
+    fuse = Watched(host)
+    fuse.served = [p for p in allowed_probes(build(first)) if PORT_OF[p.suffix] not in concerned and host.is_open(p)]
+    fuse.guarded = True
+    host.light(fuse)
+    if restart:
+        host.start()
+    host.settle(build(second))
+    fuse.look()
+    host.light(None)
+    check(host, build(second))
+
+
+# What the kernel may refuse, and what of it: words in rules, the commands.
+REFUSALS = st.sets(st.sampled_from(("--dport 22", "hp-4-", "hp-g-", "physdev-in tapp1 ", "-j DROP", "nft", "tap")))
+
+
+@given(HISTORIES, REFUSALS, st.booleans())
+def test_what_cannot_be_made_keeps_ports_shut_and_is_made_once_it_can_be(history, refused, restart):
+    host = FakeHost()
+    fuse = Watched(host)
+    allowed: frozenset = frozenset()
+    opened: set[Probe] = set()  # of these ports the instances may go afterwards
+    for number, world in enumerate(history):
+        if number == len(history) // 2:
+            opened = set(filter(host.is_open, DHCP_REQUESTS))
+            host.refuse(refused)
+        allowed |= allowed_probes(world)
+        fuse.forbidden = [probe for probe in probes_of() if probe not in allowed]
+        host.light(fuse)
+        host.run(world)
+        fuse.look()
+        bridges = host.filter.bridges
+        ports = [p for p in DHCP_REQUESTS if p.suffix in bridges.plugs]
+        ports = [p for p in ports if p not in opened or bridges.has_instance(p.suffix)]
+        dead = [probe for probe in ports if host.is_open(probe) and not host.filter.passes(probe)]
+        assert not dead, "a port is open towards the switch, and its filter is not there"
+    host.refuse(())
+    if restart:
+        host.start()
     host.settle(history[-1])
     host.light(None)
     check(host, history[-1])
