@@ -102,7 +102,8 @@ class PortFilters:
         if not naming.is_hybrid_interface(interface.name):
             if port.filtered:
                 hybrid = naming.hybrid_veth_names(port.id)[1]
-                text = f"is plugged in directly as {interface.name}: security groups need the hybrid plug ({hybrid})"
+                needed = f"it has security groups, which need the hybrid plug ({hybrid})"
+                text = f"{needed}, but is plugged in directly as {interface.name}; it stays shut"
                 return self._shut(port, text)
             return Verdict.UNFILTERED
         if interface.name != naming.hybrid_veth_names(port.id)[1]:
