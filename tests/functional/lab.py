@@ -173,7 +173,7 @@ class Lab:
 
     def applied(self, written: Written[Any]) -> None:
         """Wait until what was written is in force on the hosts that it concerns."""
-        done = self.writer.wait_applied(written, 15)
+        done = self.writer.wait_applied(written, 30)
         assert not done.missing, done
 
     def argv(self, place: str, *command: str) -> list[str]:
