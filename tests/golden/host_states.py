@@ -51,7 +51,7 @@ RULES: tuple[dict, ...] = (
     {"prefix": "192.0.2.0/24"},
 )
 GROUPS = ("web", "db")
-ADDRESSES = ("10.0.0.1", "10.0.0.2", "10.0.0.0/28", "192.0.2.0/24", "0.0.0.0/0", "2001:db8::2", "2001:db8:9::/64")
+ADDRESSES = ("10.0.0.2", "10.0.0.0/28", "192.0.2.0/24", "0.0.0.0/0", "2001:db8::2", "2001:db8:9::/64")
 
 
 class Slot(NamedTuple):
@@ -189,10 +189,27 @@ def build(state: State) -> World:
 WORLDS = STATES.map(build)
 
 
+def _led(first: State, changes: list[Change]) -> list[World]:
+    return list(map(build, accumulate(changes, changed, initial=first)))
+
+
 def histories(at_most: int, at_least: int = 0) -> st.SearchStrategy[list[World]]:
     """Return the strategy of a state and what becomes of it by so many changes."""
-    lists = st.tuples(STATES, st.lists(CHANGES, min_size=at_least, max_size=at_most))
-    return lists.map(lambda drawn: list(map(build, accumulate(drawn[1], changed, initial=drawn[0]))))
+    return st.builds(_led, STATES, st.lists(CHANGES, min_size=at_least, max_size=at_most))
+
+
+_REFERRING = tuple(place for place, parts in enumerate(RULES) if "owner" in parts)
+_GROUP = st.builds(
+    GroupState, st.frozensets(st.sampled_from(_REFERRING), min_size=1, max_size=3), stateful=MOSTLY, logs=st.just(False)
+)
+_SERVED = Slot("vx", True, True, True, True, 2, False, ("web",), True)
+_SHARED = st.fixed_dictionaries({"web": MEMBERS, "office": MEMBERS})
+# One port, and rules and members of what they refer to that all change at once: where the order of writes matters most.
+ENTANGLED = st.builds(
+    _led,
+    st.builds(State, st.just({1: _SERVED}), st.just(False), st.fixed_dictionaries({"web": _GROUP}), _SHARED),
+    st.lists(st.builds(Change, st.just({}), st.fixed_dictionaries({"web": _GROUP}), _SHARED), min_size=1, max_size=3),
+)
 
 
 def own_addresses(number: int) -> tuple[str, str]:

@@ -9,18 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.core.errors import ApplyError
-from agent.core.plan import Delta, Group, ItemRef, Key, ObjectId, Plan, Value, WriteOrder
+from agent.core.plan import Delta, Group, ItemRef, Key, ObjectId, Plan, Value
 from agent.core.reconciler import Reconciler
 from agent.core.report import ItemState
 from agent.core.retry import Backoff
+from agent.filtering import ORDERS
 from tests.fakes.drivers import Crash, FakeDriver, Fuse
 from tests.golden.host_states import Clock
 
-ORDERS = {
-    "iptables": WriteOrder.AT_ONCE,
-    "members": WriteOrder.CLOSING,
-    "conntrack": WriteOrder.LAST,
-}
 NAMES = ("ipset", "iptables", "members", "flows", "conntrack")
 
 
