@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from dataclasses import replace
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.core.naming import EGRESS_CONNMARK, INGRESS_CONNMARK
@@ -33,6 +33,8 @@ DHCP = [
 ]
 HISTORIES = histories(3)
 PAIRS = histories(1, 1)
+# Of what looks at every packet before every write: half of the profile's examples.
+FEWER = settings(max_examples=settings().max_examples // 2)
 
 
 class FakeHost(SimulatedHost):
@@ -266,6 +268,7 @@ class Watched(Fuse):
         self._zones = zones
 
 
+@FEWER
 @given(HISTORIES | ENTANGLED, st.lists(st.integers(0, 60), max_size=3))
 def test_nothing_passes_that_neither_the_old_nor_the_new_state_allows_whenever_the_process_dies(history, deaths):
     host, lives = FakeHost(), iter(deaths)
@@ -313,6 +316,7 @@ def test_whom_a_change_does_not_concern_loses_nothing_at_any_moment(first, chang
 REFUSALS = st.sets(st.sampled_from(("--dport 22", "hp-4-", "hp-g-", "physdev-in tapp1 ", "-j DROP", "nft", "tap")))
 
 
+@FEWER
 @given(HISTORIES, REFUSALS, st.booleans())
 def test_what_cannot_be_made_keeps_ports_shut_and_is_made_once_it_can_be(history, refused, restart):
     host = FakeHost()
