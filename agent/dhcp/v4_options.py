@@ -179,13 +179,18 @@ def _read(name: str, word: str, value: str) -> tuple[int, bytes]:
     code, pack = _type_of(name, word)
     if code in RESERVED and code != NEXT_SERVER:
         raise InputError(f"dhcp option {name}: it cannot be set: {RESERVED[code]}")
+    return code, packed(name, pack, value)
+
+
+def packed(name: str, pack: Packer, value: str) -> bytes:
+    """Return the payload that *pack* makes of *value*, empty for none.  Raises InputError that names the option."""
     try:
         payload = pack(value) if value else b""
     except ValueError as err:
         raise InputError(f"dhcp option {name}: {err}") from None
     if len(payload) > PAYLOAD_LIMIT:
         raise InputError(f"dhcp option {name}: {len(payload)} octets are more than {PAYLOAD_LIMIT}")
-    return code, payload
+    return payload
 
 
 def _type_of(name: str, word: str) -> tuple[int, Packer]:

@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import TypeAlias
 
 from agent.core.errors import InputError
 from agent.dhcp.data import BootData, Options
 from agent.dhcp.domain_names import encode_name
-from agent.dhcp.v4_options import PAYLOAD_LIMIT, read_name
+from agent.dhcp.v4_options import Packer, packed, read_name
 from agent.dhcp.v4_values import pack_hex, pack_number, pack_time
 from agent.dhcp.v6_configuration import RESERVED, time_source
 from agent.dhcp.v6_packet import encode_strings, join_options
@@ -26,8 +25,6 @@ LAST_CODE = 0xFFFF
 _RETRY_TIMES = range(60, 86401)  # seconds; RFC 8415, sections 21.24 and 21.25
 _COLON_HEX = re.compile(r"[0-9A-Fa-f]{2}(?::[0-9A-Fa-f]{2})+")
 _DECIMAL = re.compile(r"[0-9]{1,10}")
-
-Packer: TypeAlias = Callable[[str], bytes]
 
 
 def _text(value: str) -> bytes:
@@ -147,13 +144,7 @@ def _read(name: str, word: str, value: str) -> tuple[int, bytes]:
     code, pack = _type_of(name, word)
     if code in RESERVED:
         raise InputError(f"dhcp option {name}: it cannot be set: the protocol itself says what is in it")
-    try:
-        payload = pack(value) if value else b""
-    except ValueError as err:
-        raise InputError(f"dhcp option {name}: {err}") from None
-    if len(payload) > PAYLOAD_LIMIT:
-        raise InputError(f"dhcp option {name}: {len(payload)} octets are more than {PAYLOAD_LIMIT}")
-    return code, payload
+    return code, packed(name, pack, value)
 
 
 def _type_of(name: str, word: str) -> tuple[int, Packer]:
