@@ -14,13 +14,12 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 from agent.core.errors import ApplyError
+from agent.drivers.kernel_socket import HEADER, KernelSocket
 
-_SOL_NETLINK, _NETLINK_CAP_ACK = 270, 10
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _NLM_F_REQUEST, _NLM_F_ACK, _NLM_F_DUMP_INTR, _NLM_F_DUMP = 0x01, 0x04, 0x10, 0x300
 _RTM_NEWLINK, _RTM_GETLINK = 16, 18
@@ -31,16 +30,11 @@ _BR_NF_CALL_IPTABLES, _BR_NF_CALL_IP6TABLES = 36, 37
 _NESTED, _TYPE_MASK = 0x8000, 0x3FFF
 _SKIP_STATISTICS = 1 << 3
 
-_HEADER = struct.Struct("=IHHII")  # length, type, flags, sequence, port
 _LINK = struct.Struct("=BxHiII")  # struct ifinfomsg
 _ATTRIBUTE = struct.Struct("=HH")
 _INDEX = struct.Struct("=i")
-_RECEIVE_SIZE = 1 << 16  # the kernel makes no larger parts of a dump than 32 KiB
 _BATCH = 48  # requests in one sendmsg: each is answered by a whole link, and a receive buffer must hold them all
-_TIMEOUT = 10.0  # seconds; the kernel answers at once, but nothing may hang the watchdog
 _DUMP_TRIES = 10
-
-_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,14 +55,12 @@ class BridgeSocket:
     """Bridges of the namespace in which it is first used.  All methods raise ApplyError when the kernel is silent."""
 
     def __init__(self) -> None:
-        self._socket: socket.socket | None = None
+        self._kernel = KernelSocket(socket.NETLINK_ROUTE, "the kernel's list of network devices")
         self._sequence = 0
 
     def close(self) -> None:
         """Close the socket; the next use opens another one."""
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
+        self._kernel.close()
 
     def bridges(self) -> list[Device]:
         """List all bridges."""
@@ -110,7 +102,7 @@ class BridgeSocket:
             first = self._send(batch)
             found: dict[int, Device | int] = {}
             while len(found) < len(batch):
-                for kind, _, number, data in self._receive():
+                for kind, _, number, data in self._kernel.receive():
                     found[number] = -_INDEX.unpack_from(data)[0] if kind == _NLMSG_ERROR else parse_device(data)
             answers += [found[first + place] for place in range(len(batch))]
         return answers
@@ -127,7 +119,7 @@ class BridgeSocket:
         found: list[Device] = []
         interrupted = False
         while True:
-            for kind, flags, number, data in self._receive():
+            for kind, flags, number, data in self._kernel.receive():
                 if number != sequence:
                     continue  # of a dump that was given up
                 interrupted |= bool(flags & _NLM_F_DUMP_INTR)
@@ -143,27 +135,8 @@ class BridgeSocket:
         first = self._sequence + 1
         self._sequence += len(messages)
         numbered = (_with_number(message, number) for number, message in enumerate(messages, first))
-        self._talk(lambda kernel: kernel.send(b"".join(numbered)))
+        self._kernel.send(b"".join(numbered))
         return first
-
-    def _receive(self) -> Iterator[tuple[int, int, int, bytes]]:
-        """Yield type, flags, sequence number and payload of each message of one datagram."""
-        data, offset = self._talk(lambda kernel: kernel.recv(_RECEIVE_SIZE)), 0
-        while offset < len(data):
-            length, kind, flags, number, _ = _HEADER.unpack_from(data, offset)
-            yield kind, flags, number, data[offset + _HEADER.size : offset + length]
-            offset += (length + 3) & ~3
-
-    def _talk(self, how: Callable[[socket.socket], _Result]) -> _Result:
-        try:
-            if self._socket is None:
-                self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
-                self._socket.settimeout(_TIMEOUT)
-                self._socket.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)  # answers without the question in them
-            return how(self._socket)
-        except OSError as err:
-            self.close()  # late answers must not be taken for those of the next request
-            raise ApplyError(f"the kernel's list of network devices: {err.strerror or err}") from err
 
 
 def read_attributes(data: bytes, offset: int = 0) -> Iterator[tuple[int, bytes]]:
@@ -220,7 +193,7 @@ _BOTH_SET = _attribute(_BR_NF_CALL_IPTABLES, b"\1") + _attribute(_BR_NF_CALL_IP6
 def _message(kind: int, flags: int, index: int, attributes: bytes, family: int = socket.AF_UNSPEC) -> bytes:
     """Return a request whose number is still to be set."""
     body = _LINK.pack(family, 0, index, 0, 0) + attributes
-    return _HEADER.pack(_HEADER.size + len(body), kind, _NLM_F_REQUEST | flags, 0, 0) + body
+    return HEADER.pack(HEADER.size + len(body), kind, _NLM_F_REQUEST | flags, 0, 0) + body
 
 
 def _with_number(message: bytes, number: int) -> bytes:

@@ -20,11 +20,12 @@ from ipaddress import IPv6Address
 from typing import Protocol
 
 from agent.core.errors import ApplyError
+from agent.drivers.kernel_socket import HEADER, KernelSocket
 
 # linux/netlink.h, linux/netfilter/nfnetlink.h
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _NLM_F_REQUEST, _NLM_F_ACK, _NLM_F_DUMP_INTR, _NLM_F_DUMP = 0x01, 0x04, 0x10, 0x300
-_NETLINK_NETFILTER, _SOL_NETLINK, _NETLINK_CAP_ACK = 12, 270, 10
+_NETLINK_NETFILTER = 12
 _SUBSYSTEM = 6 << 8  # NFNL_SUBSYS_IPSET
 _LIST, _TEST = 7, 11  # IPSET_CMD_*
 _PROTOCOL = 6  # of ipset; 7 only adds commands that are not used here
@@ -38,14 +39,11 @@ _A_IPV4, _A_IPV6 = 1, 2
 _NESTED, _NET_BYTEORDER, _TYPE_MASK = 0x8000, 0x4000, 0x3FFF
 _OWN_ERRORS = 4096  # from here on ipset's own: to a test they say that the element is not, or cannot be, in the set
 
-_HEADER = struct.Struct("=IHHII")  # length, type, flags, sequence, port
 _FAMILY_AND_VERSION = struct.pack("=BBH", 0, 0, 0)  # struct nfgenmsg
-_BODY = _HEADER.size + len(_FAMILY_AND_VERSION)
+_BODY = HEADER.size + len(_FAMILY_AND_VERSION)
 _ATTRIBUTE = struct.Struct("=HH")
 _ERROR = struct.Struct("=i")
-_RECEIVE_SIZE = 1 << 16  # the kernel makes no larger parts of a dump than 32 KiB
 _BATCH = 64  # tests in one sendmsg
-_TIMEOUT = 10.0  # seconds; the kernel answers at once, but nothing may hang the watchdog
 _DUMP_TRIES = 10
 
 _FAMILY_NAMES: Mapping[int, str] = {socket.AF_UNSPEC: "unspec", socket.AF_INET: "inet", socket.AF_INET6: "inet6"}
@@ -85,14 +83,12 @@ class SetSocket:
     """The sets of the namespace in which it is first used.  See ``SetReader``."""
 
     def __init__(self) -> None:
-        self._socket: socket.socket | None = None
+        self._kernel = KernelSocket(_NETLINK_NETFILTER, "the kernel's IP sets")
         self._sequence = 0
 
     def close(self) -> None:
         """Close the socket; the next use opens another one."""
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
+        self._kernel.close()
 
     def headers(self, names: Collection[str] | None = None) -> dict[str, SetHeader]:
         """Return the sets of everybody, or those of *names* that exist, without their elements."""
@@ -129,10 +125,10 @@ class SetSocket:
     def _ask(self, requests: Sequence[bytes]) -> list[bool]:
         """Send tests in one step; return what each said."""
         first = self._sequence + 1
-        self._send(b"".join(self._message(_TEST, _NLM_F_ACK, request) for request in requests))
+        self._kernel.send(b"".join(self._message(_TEST, _NLM_F_ACK, request) for request in requests))
         answers: dict[int, bool] = {}
         while len(answers) < len(requests):
-            for kind, _, number, data in self._receive():
+            for kind, _, number, data in self._kernel.receive():
                 if kind == _NLMSG_ERROR and number >= first:
                     answers[number] = _answer(data)
         return [answers[number] for number in range(first, first + len(requests))]
@@ -149,7 +145,7 @@ class SetSocket:
     def _dump(self, request: bytes) -> list[bytes]:
         """Return the bodies of what the kernel lists.  Raises ``_RefusedError``."""
         for _ in range(_DUMP_TRIES):
-            self._send(self._message(_LIST, _NLM_F_DUMP, request))
+            self._kernel.send(self._message(_LIST, _NLM_F_DUMP, request))
             bodies, interrupted = self._collect(self._sequence)
             if not interrupted:
                 return bodies
@@ -159,7 +155,7 @@ class SetSocket:
         bodies: list[bytes] = []
         interrupted = False
         while True:
-            for kind, flags, number, data in self._receive():
+            for kind, flags, number, data in self._kernel.receive():
                 if number != sequence:
                     continue  # of a dump that ended early
                 interrupted |= bool(flags & _NLM_F_DUMP_INTR)
@@ -173,35 +169,8 @@ class SetSocket:
     def _message(self, command: int, flags: int, attributes: bytes) -> bytes:
         self._sequence += 1
         body = _FAMILY_AND_VERSION + _attribute(_A_PROTOCOL, bytes([_PROTOCOL])) + attributes
-        header = _HEADER.pack(_HEADER.size + len(body), _SUBSYSTEM | command, _NLM_F_REQUEST | flags, self._sequence, 0)
+        header = HEADER.pack(HEADER.size + len(body), _SUBSYSTEM | command, _NLM_F_REQUEST | flags, self._sequence, 0)
         return header + body
-
-    def _send(self, data: bytes) -> None:
-        try:
-            self._open().send(data)
-        except OSError as err:
-            self.close()
-            raise ApplyError(f"the kernel's IP sets: {err.strerror or err}") from err
-
-    def _receive(self) -> Iterator[tuple[int, int, int, bytes]]:
-        """Yield type, flags, sequence number and payload of each message of one datagram."""
-        try:
-            data = self._open().recv(_RECEIVE_SIZE)
-        except OSError as err:
-            self.close()  # late answers must not be taken for those of the next request
-            raise ApplyError(f"the kernel's IP sets: {err.strerror or err}") from err
-        offset = 0
-        while offset < len(data):
-            length, kind, flags, number, _ = _HEADER.unpack_from(data, offset)
-            yield kind, flags, number, data[offset + _HEADER.size : offset + length]
-            offset += (length + 3) & ~3
-
-    def _open(self) -> socket.socket:
-        if self._socket is None:
-            self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER)
-            self._socket.settimeout(_TIMEOUT)
-            self._socket.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)  # answers without the question in them
-        return self._socket
 
 
 class _RefusedError(ApplyError):

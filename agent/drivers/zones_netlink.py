@@ -18,6 +18,7 @@ from itertools import islice
 from agent.core.errors import ApplyError
 from agent.drivers.bridges_netlink import read_attributes
 from agent.drivers.conntrack_table import open_netfilter
+from agent.drivers.kernel_socket import HEADER, RECEIVE_SIZE, messages
 from agent.drivers.refusal import RefusedError
 from agent.drivers.zones_text import Zones, is_untracked, zone_of
 
@@ -32,12 +33,10 @@ _KEY, _DATA, _VALUE = 1, 2, 1  # NFTA_SET_ELEM_*, NFTA_DATA_VALUE
 _NESTED = 0x8000
 _NAME_SIZE = 16  # IFNAMSIZ: a key is a device's name, filled up with zeros
 
-_HEADER = struct.Struct("=IHHII")  # length, type, flags, sequence, port
 _NFGENMSG = struct.Struct("!BBH")  # family, version, resource
 _ATTRIBUTE = struct.Struct("=HH")
 _ERROR = struct.Struct("=i")
 _TABLE, _ZONES, _UNTRACKED = "hostplane", "zones", "untracked"
-_RECEIVE_SIZE = 1 << 16
 _TOGETHER = 512  # elements in one message: a list of attributes has at most 64 KiB
 _SEND_BUFFER = 1 << 20  # bytes: a transaction goes out in one piece
 _SO_SNDBUFFORCE = 32
@@ -116,8 +115,8 @@ def _requests(kind: int, flags: int, name: str, elements: Iterable[bytes]) -> It
 def _message(kind: int, flags: int, sequence: int, attributes: bytes = b"") -> bytes:
     batch = kind in (_BATCH_BEGIN, _BATCH_END)
     about = _NFGENMSG.pack(0, 0, _SUBSYSTEM) if batch else _NFGENMSG.pack(_NFPROTO_INET, 0, 0)
-    length = _HEADER.size + len(about) + len(attributes)
-    return _HEADER.pack(length, kind, flags | _REQUEST, sequence, 0) + about + attributes
+    length = HEADER.size + len(about) + len(attributes)
+    return HEADER.pack(length, kind, flags | _REQUEST, sequence, 0) + about + attributes
 
 
 def _commit(kernel: socket.socket, requests: Sequence[tuple[int, int, bytes]]) -> None:
@@ -196,10 +195,7 @@ def _send(kernel: socket.socket, data: bytes) -> None:
 def _receive(kernel: socket.socket) -> Iterator[tuple[int, int, int, bytes]]:
     """Yield type, flags, sequence number and payload of each message of one datagram."""
     try:
-        data, offset = kernel.recv(_RECEIVE_SIZE), 0
+        data = kernel.recv(RECEIVE_SIZE)
     except OSError as err:
         raise ApplyError(f"nf_tables does not answer: {err.strerror or err}") from err
-    while offset < len(data):
-        length, kind, flags, number, _ = _HEADER.unpack_from(data, offset)
-        yield kind, flags, number, data[offset + _HEADER.size : offset + length]
-        offset += (length + 3) & ~3
+    yield from messages(data)
