@@ -23,6 +23,7 @@ class Claim(NamedTuple):
 
 RANGES: Mapping[str, range] = {
     "network": range(1, 1 << 16),  # the metadata register that tells networks apart
+    "responder": range(1, 1 << 16),  # who asks the responder: see agent.core.service_identity
     "zone": range(1, 1 << 16),  # conntrack zones of the host's namespace; 0 is everybody else's
 }
 

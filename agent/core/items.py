@@ -15,13 +15,19 @@ Sets, chains and zones are text as well:
   list chain of ours, in which the order of the rules means nothing and each rule is
   an item of its own, ``<4|6> <table> <chain> <rule>`` -> "".  In a chain that is not
   ours, ``<4|6> <table> <CHAIN> <rule>`` -> ``first``: our one jump, before all others.
+- ``netns``: ``<namespace>`` -> whose it is: the alias of its ``lo`` is ``hostplane:netns:<value>``.
+- ``routes``, all in namespaces of ours: ``<namespace> address <device> <address>/<length>`` -> "";
+  ``<namespace> route <prefix>`` -> ``via <next hop> dev <device> [onlink]`` or ``dev <device>``;
+  ``<namespace> neighbor <device> <address>`` -> the MAC address of a permanent entry;
+  ``<namespace> sysctl <name with dots>`` -> its value.
 - ``zones``: ``base`` -> ``present``: chains and guard; ``<bridge>`` -> the conntrack zone of what
   comes in on it, followed by `` notrack`` if it is not to be tracked.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import TypeAlias
 
 from agent.core.model import AddressChunk, SecurityGroupRule
@@ -55,13 +61,13 @@ class OvsPort:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A network device; key ``<name>`` of the ``links`` driver.
+    """A network device; key ``<name>`` of the ``links`` driver, ``<namespace>/<name>`` in a namespace of ours.
 
-    ``kind`` is ``veth`` or ``bridge``.  Of a veth pair each end is an item;
-    ``peer`` names the other end.  ``mtu`` in bytes.  ``tx_checksum`` False switches
-    transmit checksum offload off (needed on what Open vSwitch reads through
-    AF_PACKET).  ``owner`` is the object named in the link's alias
-    ``hostplane:<kind>:<uuid>``.  ``up`` is the administrative state.
+    ``kind`` is ``veth`` or ``bridge``.  Of a veth pair each end is an item; ``peer`` is
+    the key of the other end.  ``address`` is the MAC address, None for any.  ``mtu`` in
+    bytes.  ``tx_checksum`` False switches transmit checksum offload off (needed on what
+    Open vSwitch reads through AF_PACKET).  ``owner`` is the object named in the link's
+    alias ``hostplane:<kind>:<uuid>``.  ``up`` is the administrative state.
     """
 
     name: str
@@ -72,6 +78,8 @@ class Link:
     master: str | None = None
     tx_checksum: bool = True
     up: bool = True
+    namespace: str = ""
+    address: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,5 +121,39 @@ class GroupRules:
     rules: tuple[SecurityGroupRule, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What the responder knows under a key (see ``agent.responder.protocol``); key of the ``responder`` driver.
+
+    ``data`` is JSON text, whose ``digest`` stands for it when items are compared.
+    """
+
+    digest: str
+    data: str = field(default="", compare=False)
+
+
+class SocketKind(StrEnum):
+    """What the responder reads from a socket."""
+
+    FRAMES = "frames"  # packet(7): DHCP, router and neighbor solicitations
+    METADATA = "metadata"  # a listening TCP socket
+
+
+@dataclass(frozen=True, slots=True)
+class ResponderSocket:
+    """A socket that we open and the responder reads; key ``socket <name>`` of the ``responder`` driver.
+
+    On ``device`` of ``namespace``; of METADATA ``address`` and ``port`` are where it listens.
+    """
+
+    kind: SocketKind
+    namespace: str
+    device: str
+    address: str = ""
+    port: int = 0
+
+
 # ``AddressChunk`` itself is the value of key ``members <owner>/<chunk>`` of ``conntrack``.
-Item: TypeAlias = OvsBridge | OvsPort | Link | HybridBridge | ZoneFilter | GroupRules | AddressChunk
+Item: TypeAlias = (
+    OvsBridge | OvsPort | Link | HybridBridge | ZoneFilter | GroupRules | AddressChunk | Served | ResponderSocket
+)

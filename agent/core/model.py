@@ -62,11 +62,17 @@ class Network:
     physnet: str | None
     mtu: int
     admin_state_up: bool = True
+    dns_domain: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Subnet:
-    """An address range of a network; ``cidr`` is canonical, ``gateway`` may be None."""
+    """An address range of a network; ``cidr`` is canonical, ``gateway`` may be None.
+
+    ``server_address`` is the address in it that DHCP is answered from, None if there is
+    none.  ``dns_servers`` are in the order in which they are to be asked, ``host_routes``
+    (destination CIDR, next hop) sorted.
+    """
 
     id: SubnetId
     name: str
@@ -76,6 +82,9 @@ class Subnet:
     ipv6_address_mode: str | None = None
     ipv6_ra_mode: str | None = None
     dhcp: bool = True
+    server_address: str | None = None
+    dns_servers: tuple[str, ...] = ()
+    host_routes: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +109,10 @@ class Port:
 
     ``filtered`` tells that only what its ``security_groups`` (sorted) allow passes;
     without any that is what every instance needs to live (DHCP, neighbor discovery).
+    ``device_id`` is the instance's id at whoever made it.  ``hostname`` may be empty.
+    ``dhcp_options`` are (name, value), sorted, names as ``agent.dhcp.v4_options`` reads
+    them, with ``option6:`` in front for DHCPv6.  ``metadata`` are (key, value), sorted,
+    as ``agent.core.port_metadata`` reads them; empty means what follows from the port.
     """
 
     id: PortId
@@ -113,6 +126,31 @@ class Port:
     device_owner: str = ""
     filtered: bool = False
     security_groups: tuple[SecurityGroupId, ...] = ()
+    device_id: str = ""
+    project: str = ""
+    hostname: str = ""
+    dhcp_options: tuple[tuple[str, str], ...] = ()
+    metadata: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class MetadataService:
+    """Where metadata of instances come from that have none in the store: Nova's metadata API.
+
+    ``url`` is its base (``http`` or ``https``), without a path.  The files are paths on
+    each host; what is in them never is in the store.  ``secret_file`` holds the shared
+    secret (Nova's ``metadata_proxy_shared_secret``); ``ca_file`` empty means the system's
+    authorities; ``client_cert_file`` and ``client_key_file`` are both given or neither.
+    ``timeout`` is in seconds, for connecting and for each answer.
+    """
+
+    url: str
+    secret_file: str = ""
+    ca_file: str = ""
+    client_cert_file: str = ""
+    client_key_file: str = ""
+    insecure: bool = False
+    timeout: float = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,6 +276,7 @@ class HostSnapshot:
     security_groups: Mapping[SecurityGroupId, SecurityGroup] = field(default_factory=dict)
     address_chunks: Mapping[OwnerId, Mapping[str, AddressChunk]] = field(default_factory=dict)
     owners: Mapping[OwnerId, AddressOwner] = field(default_factory=dict)
+    metadata_service: MetadataService | None = None
     problems: tuple[Problem, ...] = ()
 
 

@@ -7,7 +7,8 @@ used.  A packet carries along:
 - ``metadata``: the number of its network on this host (allocated, never on the wire);
 - ``reg0``: 1 if it came from another host or a physical network, 0 from a local port;
 - ``reg1``: the OpenFlow number of the local port that it shall be delivered to;
-- ``reg2``: the next chunk of a flood.
+- ``reg2``: the next chunk of a flood;
+- ``reg4``: who asks, for the responder: the number that stands for the local port.
 
 Every table ends with an explicit drop, so that what no flow speaks of goes nowhere.
 """
@@ -24,6 +25,7 @@ OUTSIDE = 0  # register: the packet came from outside of this host
 PORT = 1  # register: local port to deliver to
 CHUNK = 2  # register: next chunk of a flood
 SCRATCH = 3  # register: within one action list only
+IDENTITY = 4  # register: number of the local port for the responder, 0 if it answers it nothing
 
 
 class Table(IntEnum):

@@ -17,7 +17,8 @@ class LocalSettings:
     ``tunnel_address`` is this host's end of all tunnels (IPv4 or IPv6, canonical);
     ``encapsulations`` those that it takes part in; ``bridge_mappings`` physical
     network -> the operator's bridge; ``datapath_type`` of ``br-int`` ("" is the
-    kernel's).  ``filters`` tells whether ports can be filtered here.
+    kernel's).  ``filters`` tells whether ports can be filtered here, ``services``
+    whether DHCP, router advertisements and metadata are answered.
     """
 
     tunnel_address: str | None = None
@@ -25,3 +26,4 @@ class LocalSettings:
     bridge_mappings: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     datapath_type: str = ""
     filters: bool = True
+    services: bool = False

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who asks the responder: what stands for a local port between the switch and it.
+
+Each port that is served has a number (allocation kind ``responder``).  From it follow
+a MAC address, which flows write over the destination of the port's DHCP, router and
+neighbor solicitations, and an alias address for each of the port's own, which flows
+write over the source of its metadata requests.  So networks with equal addresses never
+meet, and nothing that an instance says tells who it is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+NAMESPACE: Final = "hp-responder"
+DHCP_DEVICE, DHCP_INNER = "hp-dhcp", "hp-dhcp0"  # the switch's end, the namespace's end
+METADATA_DEVICE, METADATA_INNER = "hp-meta", "hp-meta0"
+DHCP_SOCKET, METADATA_SOCKET4, METADATA_SOCKET6 = "socket dhcp", "socket metadata4", "socket metadata6"
+
+METADATA4, METADATA6 = "169.254.169.254", "fe80::a9fe:a9fe"
+METADATA_PORT = 80
+
+# Locally administered.  Instances see the first; the others stay between switch and responder.
+SERVER_MAC: Final = "02:48:50:00:00:01"
+METADATA_MAC: Final = "02:48:50:00:00:02"  # of METADATA_INNER
+ROUTER_MAC: Final = "02:48:50:00:00:03"  # what stands for all aliases in the neighbor table of the namespace
+ROUTER4, ROUTER6 = "169.254.169.253", "fe80::a9fe:a9fd"  # next hops of the aliases
+
+ALIASES4, ALIASES6 = "100.64.0.0/10", "fd00:a9fe::/64"
+SLOTS4, SLOTS6 = 64, 1 << 16  # aliases of one port
+
+_IDENTITY_PREFIX: Final = "02:48:50:01"
+_FIRST4 = int(ipaddress.IPv4Address("100.64.0.0"))
+
+
+def identity_mac(number: int) -> str:
+    """Return the MAC address that stands for the port with this number (1..65535)."""
+    return f"{_IDENTITY_PREFIX}:{number >> 8:02x}:{number & 0xFF:02x}"
+
+
+def alias(number: int, address: str, slot: int) -> str:
+    """Return the alias of *address* of the port with this number; *slot* as ``slots`` gives it."""
+    if ":" in address:
+        return str(ipaddress.IPv6Address(f"fd00:a9fe::{number:x}:{slot:x}"))
+    return str(ipaddress.IPv4Address(_FIRST4 + number * SLOTS4 + slot))
+
+
+def slots(addresses: Iterable[str]) -> Mapping[str, int]:
+    """Return a slot for each of a port's addresses; those of another family do not count.
+
+    A slot follows from the address, so that it stays when others come and go, unless two
+    hash to the same: then the later in order moves on, and its connections with it.
+    Addresses for which there is no room are left out.
+    """
+    taken: dict[int, set[int]] = {4: set(), 6: set()}
+    found: dict[str, int] = {}
+    for address in sorted(set(addresses)):
+        version, size = (6, SLOTS6) if ":" in address else (4, SLOTS4)
+        used = taken[version]
+        if len(used) >= size:
+            continue
+        slot = int.from_bytes(hashlib.blake2b(address.encode(), digest_size=4).digest()) % size
+        while slot in used:
+            slot = (slot + 1) % size
+        used.add(slot)
+        found[address] = slot
+    return found
+
+
+def link_local(mac: str) -> str:
+    """Return the EUI-64 link-local address of *mac* (RFC 4291, appendix A)."""
+    octets = bytes.fromhex(mac.replace(":", ""))
+    suffix = bytes([octets[0] ^ 2]) + octets[1:3] + b"\xff\xfe" + octets[3:]
+    return str(ipaddress.IPv6Address(b"\xfe\x80" + bytes(6) + suffix))
