@@ -35,8 +35,10 @@ __all__ = [
     "AgentConfig",
     "FiltersConfig",
     "L2Config",
+    "MetadataConfig",
     "PassConfig",
     "Reload",
+    "ResponderConfig",
     "StatusConfig",
     "StoreConfig",
     "SwitchConfig",
@@ -45,6 +47,7 @@ __all__ = [
     "reload",
 ]
 
+_SWITCHES = frozenset(("start_store", "start_responder"))  # also on the command line: what the unit says
 DEFAULT_FILE = Path("/etc/hostplane/hostplane.conf")
 
 
@@ -91,6 +94,23 @@ class FiltersConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class ResponderConfig:
+    """``[responder]``; ``user`` is the system user that it runs as."""
+
+    enabled: bool = True
+    user: str = "hostplane-responder"
+
+
+@dataclass(frozen=True, slots=True)
+class MetadataConfig:
+    """``[metadata]``: of one port and family; ``rate`` in requests a second (0: any), the others in numbers."""
+
+    rate: float = 50.0
+    burst: int = 200
+    connections: int = 64
+
+
+@dataclass(frozen=True, slots=True)
 class PassConfig:
     """``[pass]``: ``resync_interval`` in seconds, ``hold_share`` 0..1, ``hold_minimum`` in ports."""
 
@@ -119,9 +139,12 @@ class AgentConfig:
     run_dir: Path = Path("/run/hostplane")
     log_level: str = "info"
     start_store: bool = True
+    start_responder: bool = True
     switch: SwitchConfig = field(default_factory=SwitchConfig)
     l2: L2Config = field(default_factory=L2Config)
     filters: FiltersConfig = field(default_factory=FiltersConfig)
+    responder: ResponderConfig = field(default_factory=ResponderConfig)
+    metadata: MetadataConfig = field(default_factory=MetadataConfig)
     passes: PassConfig = field(default_factory=PassConfig)
     status: StatusConfig = field(default_factory=StatusConfig)
 
@@ -155,6 +178,7 @@ def load(argv: Sequence[str]) -> AgentConfig:
         run_dir=run_dir,
         log_level=_raw(conf, "DEFAULT", "log_level"),
         start_store=_raw(conf, "DEFAULT", "start_store"),
+        start_responder=_raw(conf, "DEFAULT", "start_responder"),
         store=_load_store(conf, run_dir),
         switch=SwitchConfig(
             ovsdb=_checked(conf, "switch", "ovsdb", checks.remote),
@@ -170,6 +194,15 @@ def load(argv: Sequence[str]) -> AgentConfig:
             enabled=_raw(conf, "filters", "enabled"),
             backend=_raw(conf, "filters", "backend"),
             packet_log=_checked(conf, "filters", "packet_log", checks.optional_path),
+        ),
+        responder=ResponderConfig(
+            enabled=_raw(conf, "responder", "enabled"),
+            user=_checked(conf, "responder", "user", checks.user_name),
+        ),
+        metadata=MetadataConfig(
+            rate=_raw(conf, "metadata", "rate"),
+            burst=_raw(conf, "metadata", "burst"),
+            connections=_raw(conf, "metadata", "connections"),
         ),
         passes=PassConfig(
             resync_interval=_raw(conf, "pass", "resync_interval"),
@@ -220,7 +253,7 @@ def _parse(argv: Sequence[str]) -> Any:
     conf = cfg.ConfigOpts()
     for group, options in list_opts():
         for option in options:
-            if option.name == "start_store":
+            if option.name in _SWITCHES:
                 conf.register_cli_opt(option)
             else:
                 conf.register_opt(option, group=None if group == "DEFAULT" else group)

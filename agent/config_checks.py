@@ -20,6 +20,7 @@ MAX_SOCKET_PATH = 107  # sun_path of unix(7) without its final NUL
 MAX_BRIDGE_NAME = 15  # IFNAMSIZ without its final NUL
 
 _HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,253}[A-Za-z0-9])?")
+_USER_NAME = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
 _REMOTE = re.compile(r"(?:ssl|tcp):(?:\[(?P<v6>[^\]]*)\]|(?P<host>[^:\[\]]+)):(?P<port>[0-9]+)")
 _BRIDGE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -28,6 +29,13 @@ def host_name(text: str) -> str:
     """Return *text* if it can name a host in store and certificate."""
     if not _HOST_NAME.fullmatch(text):
         raise ValueError(f"{text!r} is not a host name (letters, digits, '.', '-' and '_', at most 255)")
+    return text
+
+
+def user_name(text: str) -> str:
+    """Return *text* if it can name a system user (useradd(8)); whether there is one is seen when it is needed."""
+    if not _USER_NAME.fullmatch(text):
+        raise ValueError(f"{text!r} is not the name of a system user")
     return text
 
 

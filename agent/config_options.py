@@ -45,6 +45,13 @@ DEFAULT_OPTIONS: list[Any] = [
         help="Start ovsdb-server on state_dir/store.db when [store] connection is empty and no server listens yet. "
         "The systemd unit passes --nostart_store, because there hostplane-store.service runs the server.",
     ),
+    cfg.BoolOpt(
+        "start_responder",
+        default=True,
+        help="Start the responder, the process that answers DHCP, router solicitations and metadata requests, when "
+        "none listens yet. The systemd unit passes --nostart_responder, because there hostplane-responder.service "
+        "runs it.",
+    ),
 ]
 
 STORE_OPTIONS: list[Any] = [
@@ -126,6 +133,40 @@ FILTERS_OPTIONS: list[Any] = [
     ),
 ]
 
+RESPONDER_OPTIONS: list[Any] = [
+    cfg.BoolOpt(
+        "enabled",
+        default=True,
+        help="Answer DHCP, router solicitations and metadata requests of the ports on this host. Without it the daemon "
+        "takes away what it has made for that before.",
+    ),
+    cfg.StrOpt(
+        "user",
+        default="hostplane-responder",
+        help="System user that the responder becomes, without any capability, when the daemon starts it "
+        "(start_responder).",
+    ),
+]
+
+METADATA_OPTIONS: list[Any] = [
+    cfg.FloatOpt(
+        "rate",
+        default=50.0,
+        min=0,
+        max=100000,
+        help="Metadata requests a second that one port may make over IPv4, and as many over IPv6, after the first "
+        "burst; what is more gets 429. 0 does not limit them.",
+    ),
+    cfg.IntOpt("burst", default=200, min=1, max=100000, help="Metadata requests that a port may make at once."),
+    cfg.IntOpt(
+        "connections",
+        default=64,
+        min=1,
+        max=4096,
+        help="Connections to the metadata service that one port may have at the same time over IPv4, and over IPv6.",
+    ),
+]
+
 PASS_OPTIONS: list[Any] = [
     cfg.FloatOpt(
         "resync_interval",
@@ -176,6 +217,8 @@ def list_opts() -> list[tuple[str, list[Any]]]:
         ("switch", SWITCH_OPTIONS),
         ("l2", L2_OPTIONS),
         ("filters", FILTERS_OPTIONS),
+        ("responder", RESPONDER_OPTIONS),
+        ("metadata", METADATA_OPTIONS),
         ("pass", PASS_OPTIONS),
         ("status", STATUS_OPTIONS),
     ]
