@@ -31,7 +31,10 @@ Keys: ``dhcp <port id>`` with ``{"identity": MAC, "port": agent.dhcp.data}``,
 ``counters`` are ``{name: {"label=value,...": number}}``: ``dhcp_messages`` (type, family,
 result), ``ra_sent`` (kind), ``nd_messages`` (result), ``metadata_requests`` (code, family),
 ``rate_limited`` (what, family), ``dropped_frames`` (reason), ``connections`` (state).
-``port`` is ``{"dhcp": [...], "metadata": {...}}``: the last answers, for people.
+``port`` is for people, times in Unix seconds: ``{"messages": [{"at", "protocol", "message",
+"result"}, ...], "advertised_at": time or null, "metadata": {"at", "address", "method",
+"path", "code"} or null, "connections": number, "rate_limited": number}``; messages are the
+last of each protocol and kind, newest first.
 """
 
 from __future__ import annotations
