@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from agent.cli.answer import Answer, count, flag, number, part, parts, text, words
 from agent.cli.output import Value, age, table
 from agent.cli.rule_view import ANY_PROTOCOL, ANYBODY, ports_text
+from agent.cli.service_view import service_lines
 
 MOST_PROBLEMS = 10
 HEADS = ("group", "direction", "ethertype", "protocol", "ports", "remote", "packets", "bytes", "rule")
@@ -28,6 +29,7 @@ def port_lines(answer: Answer, now: float) -> Iterator[str]:
             "" if ofport is None else f", OpenFlow port {ofport:.0f}"
         )
         yield from _problems(port)
+        yield from service_lines(part(port, "services"), now)
         yield from _filter(port)
     if text(answer, "counters_error"):
         yield ""

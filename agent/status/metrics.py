@@ -24,6 +24,7 @@ from prometheus_client.registry import Collector
 
 from agent.core.allocations import RANGES
 from agent.core.report import AgentState, ItemState, PassReport
+from agent.core.service_report import ServiceCounts
 from agent.status.answers import last_sync_at
 from agent.status.conntrack_usage import ConntrackUsage, conntrack_usage
 from agent.status.sdnotify import Heartbeat
@@ -33,6 +34,16 @@ PREFIX = "hostplane"
 
 # Applying takes from a fraction of a millisecond (an empty batch) to a third of the watchdog's time.
 DURATIONS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+SERVICE_COUNTERS = {
+    "dhcp_messages": ("DHCP and router discovery messages of instances.", ("family", "type", "result")),
+    "ra_sent": ("Router advertisements sent.", ("kind",)),
+    "nd_messages": ("Neighbor solicitations to the responder.", ("result",)),
+    "metadata_requests": ("Metadata requests, by the status that answered them.", ("family", "code")),
+    "rate_limited": ("What instances asked too often.", ("what", "family")),
+    "dropped_frames": ("Frames to the responder that are of no served port, or broken.", ("reason",)),
+}
+"""What the responder counts, with the labels that it counts by."""
 
 WIRING_STAGES = ("plan", "apply", "total")
 """From the interface's appearance in OVSDB until its pass began, from there until up, and both together."""
@@ -132,6 +143,7 @@ class _StateCollector(Collector):
         yield _total("conntrack_deleted", text, counts.connections_ended)
         yield _total("packets_logged", "Packets that security groups logged.", counts.packets_logged)
         yield _total("packets_log_lost", "Packets whose log was lost.", counts.packets_lost)
+        yield from _services(self._source.service_counts())
         usage = conntrack_usage()
         yield _gauge("conntrack_entries", "Connections that the kernel tracks, of all zones.", usage.entries)
         yield _gauge("conntrack_limit", "Connections that the kernel can track; 0: it tracks none.", usage.limit)
@@ -199,9 +211,23 @@ def _items(state: AgentState) -> Metric:
     return family
 
 
+def _services(counts: ServiceCounts) -> Iterator[Metric]:
+    """Yield what the responder has counted; it starts from 0 with each responder, as counters may."""
+    yield _gauge("responder_up", "Whether the responder answers.", counts.up)
+    for name, (text, labels) in SERVICE_COUNTERS.items():
+        family = CounterMetricFamily(f"{PREFIX}_{name}", text, labels=labels)
+        for pairs, number in counts.counters.get(name, {}).items():
+            given = dict(pairs)
+            family.add_metric([given.get(label, "") for label in labels], number)
+        yield family
+    connections = counts.counters.get("connections", {})
+    yield _gauge("metadata_connections", "Open connections to the metadata service.", sum(connections.values()))
+
+
 def _pressure(state: AgentState, usage: ConntrackUsage) -> Mapping[str, float]:
     pressure = {
         "network_numbers": state.objects.get("networks", 0) / len(RANGES["network"]),
+        "responder_numbers": state.objects.get("served_ports", 0) / len(RANGES["responder"]),
         "conntrack_zones": state.objects.get("hybrid_ports", 0) / len(RANGES["zone"]),
     }
     if usage.limit:

@@ -16,6 +16,7 @@ from agent.core.filter_report import Count, PortFilter, RuleCounters
 from agent.core.model import Direction, SecurityGroup, SecurityGroupRule
 from agent.core.protocols import protocol_name
 from agent.core.report import AgentState
+from agent.core.service_report import PortServices
 from agent.status import answers
 from agent.status.answers import Json
 
@@ -24,26 +25,55 @@ _FOR_ALL = frozenset(("filters", "iptables_backend", "bridges", "ipset", "iptabl
 
 
 def ports(
-    state: AgentState, name: str, filters: tuple[PortFilter, ...], counters: RuleCounters | None, error: str | None
+    state: AgentState,
+    name: str,
+    filters: tuple[PortFilter, ...],
+    counters: RuleCounters | None,
+    error: str | None,
+    services: tuple[PortServices, ...] = (),
 ) -> Json:
     """Return the ports called *name* (a name or an id), with ``filter`` null where everything passes.
+
+    ``services`` is null for ports that are answered nothing.
 
     *counters* None: they were not read, or could not be because of *error*.
     """
     by_port: dict[object, PortFilter] = {found.port: found for found in filters}
+    served: dict[object, PortServices] = {found.port: found for found in services}
     chosen = [port for port in state.ports.values() if name in (port.name, port.id)]
     listed: list[Json] = []
     for port in sorted(chosen, key=lambda port: port.id):
         found = by_port.get(port.id)
-        concerned = {f"port:{port.id}", f"network:{port.network}", *(() if found is None else _objects(found))}
+        own = (f"port:{port.id}", f"port:{port.id}/dhcp", f"port:{port.id}/metadata")
+        concerned = {*own, f"network:{port.network}", *(() if found is None else _objects(found))}
         problems = [
             answers.problem_fields(problem)
             for problem in state.problems
             if problem.object_id in concerned or (found is not None and _is_of_filters(problem))
         ]
         shown = None if found is None else _filter(found, counters)
-        listed.append({**answers.port_fields(port, state), "problems": problems, "filter": shown})
+        listed.append(
+            {
+                **answers.port_fields(port, state),
+                "problems": problems,
+                "filter": shown,
+                "services": _services(served.get(port.id)),
+            }
+        )
     return {"ports": listed, "counters_error": error}
+
+
+def _services(found: PortServices | None) -> Json | None:
+    if found is None:
+        return None
+    told = dict(found.told or {})
+    return {
+        "in_place": found.in_place,
+        "unfinished": list(found.unfinished),
+        "offer": dict(found.offer),
+        "last": told,
+        "error": found.error,
+    }
 
 
 def _is_of_filters(problem: Problem) -> bool:

@@ -233,7 +233,8 @@ class Pages:
                     counters = self._source.rule_counters()
                 except AgentError as err:
                     error = str(err)
-        return self._json(port_page.ports(self._source.state(), name, filters, counters, error))
+        services = self._source.port_services(name)
+        return self._json(port_page.ports(self._source.state(), name, filters, counters, error, services))
 
     def _flows(self, request: Request) -> Response:
         counts = self._source.flow_counts()

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the status socket and the metrics ask of the daemon.
 
-All methods may be called by any thread.  Nothing but ``plan`` and ``rule_counters`` may
-wait, and only ``plan`` for the reconcile loop: a status page must answer while the
-dataplane is busy or stuck.
+All methods may be called by any thread.  Nothing but ``plan``, ``rule_counters`` and what
+asks the responder may wait, and only ``plan`` for the reconcile loop: a status page must
+answer while the dataplane is busy or stuck.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Protocol
 
 from agent.core.filter_report import FilterCounts, PortFilter, RuleCounters
 from agent.core.report import AgentState
+from agent.core.service_report import PortServices, ServiceCounts
 
 
 class StatusSource(Protocol):
@@ -42,6 +43,12 @@ class StatusSource(Protocol):
 
     def filter_counts(self) -> FilterCounts:
         """Return what the filters' part of the daemon has counted; cheap."""
+
+    def port_services(self, name: str) -> tuple[PortServices, ...]:
+        """Return how the ports called *name* (a name or an id) are served; may wait for the responder, a second."""
+
+    def service_counts(self) -> ServiceCounts:
+        """Return what the responder has counted; may wait for it, a second."""
 
     def request_resync(self) -> None:
         """Have the next pass read everything back; returns at once."""

@@ -10,6 +10,7 @@ from agent import logs
 from agent.core.filter_report import FilterCounts, PortFilter, RuleCounters
 from agent.core.model import HostName
 from agent.core.report import AgentState
+from agent.core.service_report import PortServices, ServiceCounts
 from agent.l2.pipeline import Table
 from agent.status.source import readiness
 
@@ -25,6 +26,8 @@ class FakeSource:
     known_flows: Mapping[str, str] = field(default_factory=dict)
     filters: tuple[PortFilter, ...] = ()
     counters: RuleCounters | Exception = field(default_factory=RuleCounters)
+    services: tuple[PortServices, ...] = ()
+    service_counters: ServiceCounts = field(default_factory=ServiceCounts)
     asked: list[str] = field(default_factory=list)
     level: str = "info"
     is_live: bool = True
@@ -57,6 +60,12 @@ class FakeSource:
 
     def filter_counts(self) -> FilterCounts:
         return FilterCounts(3, 2, 1)
+
+    def port_services(self, name: str) -> tuple[PortServices, ...]:
+        return tuple(s for s in self.services if name in (s.port, self.current.ports[s.port].name))
+
+    def service_counts(self) -> ServiceCounts:
+        return self.service_counters
 
     def request_resync(self) -> None:
         self.asked.append("resync")

@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a port is answered and has asked, from the plan to what ``hostplane status port`` prints."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.cli.main import main
+from agent.config import StatusConfig
+from agent.core.errors import ApplyError
+from agent.core.items import Served
+from agent.core.model import HostName, HostSnapshot, NetworkId, Port, PortId
+from agent.core.plan import Group, ItemRef, ObjectId, Plan
+from agent.core.report import ItemState, ObjectStatus, PortState
+from agent.core.service_report import PortServices, ServiceCounts, port_services
+from agent.status.metrics import AgentMetrics
+from agent.status.sdnotify import Heartbeat, Notifier
+from agent.status.server import StatusServer
+from tests.fakes.status_source import FakeSource
+
+PORT = Port(PortId("p1"), "vm1", NetworkId("n"), "fa:16:3e:00:00:01", ())
+SNAPSHOT = HostSnapshot(HostName("host1"), in_sync=True, ports={PORT.id: PORT})
+DHCP = {"identity": "02:48:50:01:00:07", "port": {"hostname": "vm1", "subnets": [{"server": "10.0.0.254"}]}}
+METADATA = {"instance_id": "i-1", "aliases": [["100.64.1.1", "10.0.0.5"]], "content": {"user_data": "c2VjcmV0"}}
+TOLD: Mapping[str, Any] = {
+    "messages": [{"at": 1990.0, "protocol": "dhcpv4", "message": "request", "result": "ack"}],
+    "advertised_at": 1940.0,
+    "metadata": {"at": 1998.0, "address": "10.0.0.5", "method": "GET", "path": "/openstack", "code": 200},
+    "connections": 2,
+    "rate_limited": 3,
+}
+
+
+def plan() -> Plan:
+    dhcp = Group(
+        ObjectId("port:p1/dhcp"),
+        {"responder": {"dhcp p1": Served("d", json.dumps(DHCP))}, "flows": {"table=0": "drop"}},
+        {ItemRef("flows", "table=0"): frozenset({ItemRef("responder", "socket dhcp")})},
+    )
+    metadata = Group(ObjectId("port:p1/metadata"), {"responder": {"metadata p1": Served("m", json.dumps(METADATA))}})
+    return Plan({group.object_id: group for group in (dhcp, metadata)})
+
+
+def ask(port: PortId) -> Mapping[str, Any]:
+    return TOLD
+
+
+def unfinished(driver: str, key: str) -> dict[ItemRef, ObjectStatus]:
+    return {ItemRef(driver, key): ObjectStatus(ItemState.ERROR, "it is away", 1.0)}
+
+
+def test_what_is_offered_is_shown_without_the_tenants_data() -> None:
+    (found,) = port_services("vm1", SNAPSHOT, plan(), {}, ask)
+    assert found.in_place
+    assert found.offer["dhcp"]["hostname"] == "vm1"
+    assert found.offer["metadata"]["from_store"] is True
+    assert "c2VjcmV0" not in json.dumps(found.offer)
+
+
+@pytest.mark.parametrize(
+    ("driver", "key"), [("responder", "dhcp p1"), ("flows", "table=0"), ("responder", "socket dhcp")]
+)
+def test_what_a_service_waits_for_is_named(driver: str, key: str) -> None:
+    (found,) = port_services("p1", SNAPSHOT, plan(), unfinished(driver, key), ask)
+    assert not found.in_place
+    assert found.unfinished == (f"{driver} {key}: it is away",)
+
+
+def test_a_responder_that_is_away_hides_nothing_else() -> None:
+    def away(port: PortId) -> Mapping[str, Any]:
+        raise ApplyError("the responder does not answer")
+
+    (found,) = port_services("vm1", SNAPSHOT, plan(), {}, away)
+    assert (found.told, found.error, found.in_place) == (None, "the responder does not answer", True)
+
+
+def test_a_port_that_is_not_served_has_no_services() -> None:
+    assert port_services("vm1", SNAPSHOT, Plan(), {}, ask) == ()
+
+
+@pytest.fixture
+def source() -> FakeSource:
+    source = FakeSource()
+    source.current.ports[PORT.id] = PortState(  # type: ignore[index]
+        PORT.id, "vm1", PORT.network, up=True, reason="", since=1000.0, interface="tapp1", ofport=5
+    )
+    source.services = port_services("vm1", SNAPSHOT, plan(), {}, ask)
+    return source
+
+
+@pytest.fixture
+def hostplane(source: FakeSource, tmp_path: Path, capsys: Any, monkeypatch: Any) -> Any:
+    config = StatusConfig(tmp_path / "agent.sock", metrics_port=0)
+    served = StatusServer(config, source, lambda accept: ("text/plain", b""))
+    served.start()
+    monkeypatch.setenv("HOSTPLANE_SOCKET", str(config.socket))
+    monkeypatch.setattr("time.time", lambda: 2000.0)
+
+    def run(*words: str) -> str:
+        assert main(["status", "port", *words]) == 0
+        text: str = capsys.readouterr().out
+        return text
+
+    yield run
+    served.stop()
+
+
+def test_people_see_what_a_port_gets_and_asked(hostplane: Callable[..., str]) -> None:
+    lines = hostplane("vm1").splitlines()
+    assert (
+        "services   in place, host name vm1, DHCP server 10.0.0.254, metadata of instance i-1 from the store" in lines
+    )
+    assert "asked      DHCP request: ack, 10.0 s ago" in lines
+    assert "told       router advertisement, 1 min ago" in lines
+    assert "asked      metadata GET /openstack: 200, 2.0 s ago, from 10.0.0.5" in lines
+    assert "refused    3 messages and requests were too many" in lines
+
+
+def test_people_see_why_it_is_not_known(hostplane: Callable[..., str], source: FakeSource) -> None:
+    source.services = (PortServices(PORT.id, {}, False, ("responder dhcp p1: no",), None, "it does not answer"),)
+    lines = hostplane("vm1").splitlines()
+    assert "services   NOT IN PLACE" in lines
+    assert "waits for  responder dhcp p1: no" in lines
+    assert "asked      unknown: it does not answer" in lines
+    source.services = ()
+    assert "services   none: the port is not answered anything" in hostplane("vm1")
+
+
+def test_programs_get_every_field_that_is_documented(hostplane: Callable[..., str]) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "status.md").read_text()
+    (port,) = json.loads(hostplane("vm1", "-o", "json"))["ports"]
+    fields = {*port["services"], *port["services"]["last"], *port["services"]["last"]["messages"][0]}
+    assert {name for name in fields if f"`{name}`" not in text} == set()
+
+
+def test_what_the_responder_counts_is_scraped() -> None:
+    source = FakeSource()
+    counters = {
+        "dhcp_messages": {(("family", "4"), ("type", "discover"), ("result", "offer")): 7.0},
+        "metadata_requests": {(("code", "200"), ("family", "6")): 9.0},
+        "connections": {(("state", "open"),): 4.0},
+    }
+    source.service_counters = ServiceCounts(up=True, counters=counters)
+    _, page = AgentMetrics(source, Heartbeat(Notifier(None)), lambda: 1.0).scrape("text/plain")
+    lines = page.decode().splitlines()
+    assert 'hostplane_dhcp_messages_total{family="4",result="offer",type="discover"} 7.0' in lines
+    assert 'hostplane_metadata_requests_total{code="200",family="6"} 9.0' in lines
+    assert "hostplane_metadata_connections 4.0" in lines
+    assert "hostplane_responder_up 1.0" in lines
