@@ -29,6 +29,7 @@ from agent.core.plan import Driver, Plan
 from agent.core.reconciler import Reconciler
 from agent.core.report import AgentState, ItemState, PassReport, PortState
 from agent.core.retry import Allowance
+from agent.core.service_report import PortServices, ServiceCounts
 from agent.drivers.announcer import Announcer
 from agent.drivers.flows import FlowsDriver
 from agent.drivers.switch import LocalSwitch
@@ -162,6 +163,15 @@ class Daemon:
         """Return what the filters' part has counted."""
         filtering = self._parts.filtering
         return FilterCounts() if filtering is None else filtering.counts()
+
+    def port_services(self, name: str) -> tuple[PortServices, ...]:
+        """Return how the ports called *name* are served."""
+        del name
+        return ()
+
+    def service_counts(self) -> ServiceCounts:
+        """Return what the responder has counted."""
+        return ServiceCounts()
 
     def request_resync(self) -> None:
         """Have the next pass read everything back."""
