@@ -140,7 +140,7 @@ def test_programs_get_every_field_that_is_documented(hostplane: Callable[..., st
 
 def test_what_the_responder_counts_is_scraped() -> None:
     source = FakeSource()
-    counters = {
+    counters: Mapping[str, Mapping[tuple[tuple[str, str], ...], float]] = {
         "dhcp_messages": {(("family", "4"), ("type", "discover"), ("result", "offer")): 7.0},
         "metadata_requests": {(("code", "200"), ("family", "6")): 9.0},
         "connections": {(("state", "open"),): 4.0},
