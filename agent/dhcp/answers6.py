@@ -5,16 +5,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from agent.dhcp import frames6, ra_answers, v6_answers
+from agent.dhcp import frames6, neighbor_answers, ra_answers, v6_answers
 from agent.dhcp.data import PortData
 from agent.dhcp.frames import PacketError
 
-DHCPV6, ROUTER_DISCOVERY = "dhcpv6", "ra"
+DHCPV6, ROUTER_DISCOVERY, NEIGHBORS = "dhcpv6", "ra", "nd"
 
 
 @dataclass(frozen=True, slots=True)
 class Answer6:
-    """What came of a frame, as it is counted: ``protocol`` "" for what is neither, ``message`` "" if not known.
+    """What came of a frame, as it is counted: ``protocol`` "" for what is none of these, ``message`` "" if not known.
 
     ``frame`` None is silence.
     """
@@ -34,5 +34,8 @@ def answer_frame(frame: bytes, port: PortData) -> Answer6:
     if isinstance(asked, frames6.Datagram):
         told = v6_answers.answer(asked, port)
         return Answer6(DHCPV6, told.message, told.outcome, told.frame)
+    if asked.type == neighbor_answers.NEIGHBOR_SOLICITATION:
+        found = neighbor_answers.answer(asked, port)
+        return Answer6(NEIGHBORS, "solicitation", found.outcome, found.frame)
     advertised = ra_answers.answer(asked, port)
     return Answer6(ROUTER_DISCOVERY, "solicitation", advertised.outcome, advertised.frame)

@@ -74,7 +74,8 @@ class PortData:
     octets.  ``addresses`` are (address, index of its subnet).  ``options4`` and
     ``options6`` are the port's own and override ours; an empty payload takes an option
     away.  Of ``boot`` later entries override earlier ones.  ``lease_seconds`` may be
-    INFINITE.
+    INFINITE.  ``router_mac`` is that of a router of ours that routes for the network's
+    IPv6 subnets, "" without: router advertisements then come from its link-local address.
     """
 
     port: str
@@ -92,6 +93,7 @@ class PortData:
     ntp4: tuple[str, ...] = ()
     ntp6: tuple[str, ...] = ()
     lease_seconds: int = DAY
+    router_mac: str = ""
 
 
 def encode_port(data: PortData) -> Json:
@@ -221,6 +223,7 @@ _PORT: Mapping[str, Callable[[object], object]] = {
     "ntp4": _many(_text),
     "ntp6": _many(_text),
     "lease_seconds": _number,
+    "router_mac": _text,
 }
 
 

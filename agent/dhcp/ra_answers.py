@@ -72,7 +72,7 @@ def answer(message: ControlMessage, port: PortData) -> Answer:
         decode_solicitation(message)
     except PacketError:
         return Answer(Outcome.MALFORMED)
-    ours = ALL_ROUTERS, frames6.link_local(port.server_mac)
+    ours = ALL_ROUTERS, frames6.link_local(_router_mac(port))
     if envelope.dst not in ours or envelope.eth_src[0] & 1:
         return Answer(Outcome.NOT_FOR_US)
     advertisement = advertise(port)
@@ -115,7 +115,7 @@ def advertise(port: PortData) -> RouterAdvertisement | None:
     modes = {subnet.ra_mode for subnet in subnets}
     names = (port.domain, *port.search) if port.domain else port.search
     return RouterAdvertisement(
-        source_mac=frames6.packed_mac(port.server_mac),
+        source_mac=frames6.packed_mac(_router_mac(port)),
         lifetime=ROUTER_LIFETIME if any(subnet.routed for subnet in subnets) else 0,
         managed=STATEFUL in modes,
         other=STATELESS in modes,
@@ -125,6 +125,11 @@ def advertise(port: PortData) -> RouterAdvertisement | None:
         search=encode_names(names),
         dns_lifetime=ROUTER_LIFETIME,
     )
+
+
+def _router_mac(port: PortData) -> str:
+    """Return the MAC address that the advertising router has: hosts take it, and its link-local, for their route."""
+    return port.router_mac or port.server_mac
 
 
 def _prefixes(subnets: Sequence[SubnetData]) -> tuple[PrefixInformation, ...]:
@@ -151,7 +156,7 @@ def _prefix(cidr: str) -> tuple[bytes, int]:
 def _frame(
     advertisement: RouterAdvertisement, port: PortData, identity: bytes, destination: bytes, destination_mac: bytes
 ) -> bytes:
-    source = frames6.link_local(port.server_mac)
+    source = frames6.link_local(_router_mac(port))
     envelope = Envelope(destination_mac, identity, destination, source, HOP_LIMIT)
     body = encode_advertisement(advertisement, max(port.mtu, LEAST_MTU) - _IPV6_AND_ICMPV6)
     return frames6.build_control_message(ControlMessage(envelope, ROUTER_ADVERTISEMENT, 0, body))
