@@ -2,7 +2,9 @@
 """What agent and responder say to each other over the hand-over socket.
 
 SOCK_STREAM; a frame is an unsigned 32-bit length in network order and a JSON object of
-that many octets.  Descriptors travel on a frame's first octet, at most 64.  Fields that
+that many octets.  Descriptors travel on a frame's first octet, at most 64, and such a
+frame has a ``sendmsg`` of its own: what is read together with descriptors ends with octets
+of their frame (unix(7), SCM_RIGHTS), though others may stand before.  Fields that
 are not known are ignored.  The agent asks, and asks more without waiting; the responder
 answers each frame that has a ``seq`` by one with the same ``seq``, in order.
 
@@ -13,7 +15,7 @@ from the agent                                    answer
 ``socket {seq, key, kind, digest}`` + descriptor  ``ack {seq}``
 ``put {seq, key, digest, data}``                  ``ack {seq}``
 ``delete {seq, key}``                             ``ack {seq}``, when what it carried has ended
-``digests {seq}``                                 ``digests {seq, digests: {key: digest}}``
+``digests {seq, keys?}``                          ``digests {seq, digests: {key: digest}}``, of all or ``keys``
 ``sockets {seq}``                                 ``sockets {seq, keys}`` + descriptors, in that order
 ``stats {seq, port?}``                            ``stats {seq, counters, port}``
 ``drain {seq}``                                   ``ack {seq}``; it reads no more and ends
@@ -82,7 +84,8 @@ class Decoder:
         The receiver of a frame owns its descriptors.  Raises ProtocolError.
         """
         if descriptors:
-            self._marks.append((len(self._data), list(descriptors)))
+            # The kernel puts what was sent before in front, and nothing that was sent later behind.
+            self._marks.append((len(self._data) + max(len(data), 1) - 1, list(descriptors)))
         self._data += data
         while len(self._data) >= _LENGTH.size:
             (length,) = _LENGTH.unpack_from(self._data)
