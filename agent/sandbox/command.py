@@ -53,7 +53,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     restart = verbs.add_parser("restart", help="end a process and start it again")
     restart.add_argument("host", metavar="HOST")
     restart.add_argument(
-        "--what", choices=("agent", "ovs", "store"), default="agent", help="the agent, ovs-vswitchd, or the one store"
+        "--what",
+        choices=("agent", "ovs", "responder", "store"),
+        default="agent",
+        help="the agent, ovs-vswitchd, the responder (which the agent starts again), or the one store",
     )
     restart.add_argument("--kill", action="store_true", help="with SIGKILL instead of SIGTERM")
     restart.set_defaults(run=_restart)

@@ -1,22 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A simulated host: its namespaces, its Open vSwitch and its agent."""
+"""A simulated host: its namespaces, its Open vSwitch, its agent and the responder that this starts."""
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 import agent
-from agent.sandbox import ovs
+from agent.core.errors import ApplyError
+from agent.sandbox import ovs, responder
 from agent.sandbox.layout import PHYSICAL_NETWORKS, HostPaths, SandboxPaths, physical_bridge
 from agent.sandbox.namespaces import Namespaces
 from agent.sandbox.process import ProcessFolder, ProcessRecord, start
 from agent.sandbox.readiness import NotifySocket, wait_ready
+from agent.sandbox.tools import wait_until
 
 AGENT = "agent"
 AGENT_START_TIMEOUT = 30.0  # seconds
+RESPONDER_USER = "nobody"  # on every machine; a user of its own comes with the units
 
 
 class SimulatedHost:
@@ -60,6 +64,9 @@ bridge_mappings = {mappings}
 [filters]
 packet_log = {self.paths.packet_log}
 
+[responder]
+user = {RESPONDER_USER}
+
 [status]
 socket = {self.paths.agent_socket}
 """
@@ -81,10 +88,34 @@ socket = {self.paths.agent_socket}
         if record is not None:
             record.stop(kill=kill)
 
+    def restart_responder(self, *, kill: bool = False) -> None:
+        """End the responder; return when the one that the agent starts instead accepts connections.
+
+        Ended with SIGTERM it may go on with open requests meanwhile.  ApplyError when none
+        runs, or when no other one comes: without the agent nobody starts it.
+        """
+        before = self.responders()
+        if not before:
+            raise ApplyError(f"the responder of {self.name} does not run")
+        before[0].send(signal.SIGKILL if kill else signal.SIGTERM)
+
+        def is_replaced() -> bool:
+            now = self.responders()
+            return bool(now) and now[0] not in before and responder.accepts(self.paths.run)
+
+        wait_until(f"{self.name}: another responder serves", is_replaced, responder.RESTART_TIMEOUT)
+
+    def responders(self) -> list[ProcessRecord]:
+        """Return the host's responders that run, the one that serves first."""
+        return responder.find(self._namespaces.network_pin(self.name))
+
     def processes(self) -> dict[str, ProcessRecord]:
         """Return the processes of this host that run, by name."""
         record = self._processes.load(f"{self.name}.{AGENT}")
         ours = {AGENT: record} if record is not None and record.is_alive() else {}
+        serving = self.responders()
+        if serving:
+            ours[responder.RESPONDER] = serving[0]
         return {**ours, **self.switch.processes()}
 
     def environment(self) -> dict[str, str]:

@@ -10,13 +10,14 @@ from agent.cli.output import Value, table
 from agent.core.errors import AgentError
 from agent.sandbox.host import AGENT, SimulatedHost
 from agent.sandbox.ovs import DATABASE, SWITCH
+from agent.sandbox.responder import RESPONDER
 from agent.sandbox.sandbox import Sandbox
 from agent.status import client
 
 Json = dict[str, Value]
 
 ANSWER_TIMEOUT = 3.0  # seconds; what an agent does not answer in time is shown as unknown
-PROCESSES = (AGENT, SWITCH, DATABASE)
+PROCESSES = (AGENT, RESPONDER, SWITCH, DATABASE)
 
 
 def collect(sandbox: Sandbox) -> Json:

@@ -29,7 +29,7 @@ from agent.sandbox.tools import wait_until
 
 FORMAT = 1  # of sandbox.json
 LOCK_TIMEOUT = 2.0  # seconds
-What = Literal["agent", "ovs", "store"]
+What = Literal["agent", "ovs", "responder", "store"]
 T = TypeVar("T")
 
 
@@ -136,6 +136,8 @@ class Sandbox:
             elif what == "ovs":
                 target.switch.stop_switch(kill=kill)
                 target.switch.start_switch()
+            elif what == "responder":
+                target.restart_responder(kill=kill)
             else:
                 self.store.stop(kill=kill)
                 self.store.start()
