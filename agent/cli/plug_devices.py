@@ -32,9 +32,9 @@ from typing import Any, TypeAlias
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
-from agent.cli.namespace import inside, write_setting
 from agent.core import naming
 from agent.core.errors import ApplyError, InputError
+from agent.namespace import inside, write_setting
 from agent.offload import disable_tx_checksum
 
 NETNS_FOLDER = Path("/run/netns")

@@ -21,8 +21,8 @@ import sys
 import time
 from dataclasses import dataclass, field
 
-from agent.cli.namespace import inside
 from agent.cli.plug_devices import NETNS_FOLDER
+from agent.namespace import inside
 
 TRIES = 4  # the first packet to a new neighbour may be lost in a tunnel
 KEY_BYTES = 8

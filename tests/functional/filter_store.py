@@ -7,7 +7,7 @@ import socket
 import struct
 from pathlib import Path
 
-from agent.cli.namespace import inside
+from agent.namespace import inside
 from agent.store.document import (
     UNSET,
     AddressGroupFields,

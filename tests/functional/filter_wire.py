@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from agent.cli.namespace import inside
+from agent.namespace import inside
 from tests.functional.filter_packets import gratuitous_arp, mac_bytes
 from tests.functional.lab import Lab
 

@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from agent.cli.namespace import inside
 from agent.cli.yaml_file import parse_file
 from agent.core.errors import AgentError
+from agent.namespace import inside
 from agent.status import client
 from agent.store.document import AddressGroupFields, PortFields, RuleFields, SecurityGroupFields
 from tests.functional import filter_host

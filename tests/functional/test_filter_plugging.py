@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
-from agent.cli.namespace import inside
 from agent.core.naming import INTEGRATION_BRIDGE
+from agent.namespace import inside
 from agent.sandbox.instances import plug
 from agent.status import client
 from agent.store.document import PortFields

@@ -21,12 +21,12 @@ from pathlib import Path
 import pytest
 
 from agent.cli.main import main
-from agent.cli.namespace import inside
 from agent.cli.plug_devices import NETNS_FOLDER, Plug, PortView
 from agent.cli.plug_many import plug, plug_many, unplug
 from agent.cli.plug_switch import Switch
 from agent.core import naming
 from agent.core.errors import ApplyError, InputError
+from agent.namespace import inside
 from tests.servers import StoreServer
 
 SCHEMA = Path("/usr/share/openvswitch/vswitch.ovsschema")

@@ -8,6 +8,9 @@ import ctypes
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
+
+FOLDER: Final = Path("/run/netns")  # where ip-netns(8) names namespaces
 
 _CLONE_NEWNET = 0x40000000  # sched.h; Python 3.11 has no os.setns
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -33,6 +36,13 @@ def inside(namespace: int) -> Iterator[None]:
             yield
         finally:
             _enter(home.fileno())
+
+
+@contextlib.contextmanager
+def inside_named(name: str) -> Iterator[None]:
+    """Be in the network namespace *name* as ``inside`` does; raise OSError (ENOENT: there is none)."""
+    with (FOLDER / name).open("rb") as namespace, inside(namespace.fileno()):
+        yield
 
 
 def write_setting(name: str, value: str) -> None:
