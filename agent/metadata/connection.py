@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One connection of a client: octets in, answers out, no sockets and no clock of its own.
+
+The loop that owns the socket reads at most 64 KiB, gives it to `ClientConnection.feed`
+and does what each event says before it asks for the next one.  So nothing is made that
+has not been sent, a pipelined request waits until the one before is answered, and what a
+connection holds is bounded: a head, a body of ``Limits.body`` octets, one read.
+
+Who asks is given by whoever accepted the connection, from the alias that it came from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Final
+
+import h11
+
+from agent.metadata import answers
+from agent.metadata.allowance import Allowance
+from agent.metadata.answers import Answer, RequestError
+from agent.metadata.data import Limits, MetadataData, ServiceData
+from agent.metadata.dispatch import Asked, decide
+from agent.metadata.events import Answered, AskNova, Close, Event, Pause, Send
+from agent.metadata.head import HeadReader, check_framing
+from agent.metadata.nova import Exchange
+from agent.metadata.sending import send_answer
+
+LONGEST_PAUSE: Final = 1.0  # seconds
+_NAME_LIMIT = 16  # octets of a method that are worth a look
+_FRAMING_ROOM = 128 << 10  # octets of chunk headers, and of further requests, that may come with a body
+
+
+class ClientConnection:
+    """The server's half of HTTP/1.1 (RFC 9112) towards one client.
+
+    ``address`` is the instance's, ``port`` and ``service`` what is known now, ``clock``
+    monotonic seconds.  `feed` is given what was read; `time_out` ends a request that did
+    not come in time.  After `finish` the answer under way or the next one is the last.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        port: Callable[[], MetadataData | None],
+        service: Callable[[], ServiceData],
+        allowance: Allowance,
+        clock: Callable[[], float],
+    ) -> None:
+        self._address, self._port, self._service = address, port, service
+        self._allowance, self._clock = allowance, clock
+        self._input = HeadReader()
+        self._http: h11.Connection | None = None  # of the request that is coming in
+        self._request: h11.Request | None = None
+        self._body = bytearray()
+        self._taken = 0  # octets behind the head
+        self._wait = 0.0
+        self._closed = self._last = False
+
+    @property
+    def idle(self) -> bool:
+        """Whether no part of a request has come: then the connection may be ended at any time."""
+        return self._http is None and not self._input
+
+    def finish(self) -> None:
+        """Make the next answer the last one, and say so in it."""
+        self._last = True
+
+    def feed(self, data: bytes) -> Iterator[Event]:
+        """Yield what is to be done because of *data*, which is empty when the client has ended its half.
+
+        All events have to be taken and done, in order, up to the first `Close`.
+        """
+        if self._closed:
+            return
+        if not data:
+            yield self._close()
+            return
+        self._input.feed(data)
+        try:
+            while not self._closed and (http := self._begun()):
+                if http.they_are_waiting_for_100_continue:
+                    yield Send(http.send(h11.InformationalResponse(status_code=100, headers=[], reason=b"Continue")))
+                if not self._has_body(http):
+                    return
+                yield from self._respond(http)
+        except RequestError as error:
+            yield from self._refuse(error)
+
+    def time_out(self) -> Iterator[Event]:
+        """Yield what is to be done when the client has not sent a whole request in time, or no further one."""
+        if self._closed:
+            return
+        if self.idle:
+            yield self._close()
+        else:
+            yield from self._refuse(RequestError(408, "the request did not come in time"))
+
+    def _begun(self) -> h11.Connection | None:
+        """Return the parser of the request whose head has come."""
+        if self._http is None and (head := self._input.take()) is not None:
+            limits = self._service().limits
+            self._wait = self._allowance.take(limits, self._clock())
+            check_framing(head)
+            self._http = h11.Connection(h11.SERVER)  # a new one each time: it sees only what has been checked
+            self._http.receive_data(head)
+            self._request = _read_request(self._http, limits)
+            self._body.clear()
+            self._taken = 0
+        return self._http
+
+    def _has_body(self, http: h11.Connection) -> bool:
+        """Take in the body as far as it has come; tell whether all of it has."""
+        limit = self._service().limits.body
+        while True:
+            event = _next_event(http)
+            if isinstance(event, h11.Data):
+                self._body += event.data
+            if len(self._body) > limit:
+                raise RequestError(413, f"the body is longer than {limit} octets")
+            if isinstance(event, h11.EndOfMessage):
+                self._input.feed(http.trailing_data[0])
+                return True
+            if event is h11.NEED_DATA:
+                more = self._input.take_rest()
+                if not more:
+                    return False
+                self._taken += len(more)
+                if self._taken > 2 * limit + _FRAMING_ROOM:
+                    raise RequestError(413, "the body has too many chunks")
+                http.receive_data(more)
+
+    def _respond(self, http: h11.Connection) -> Iterator[Event]:
+        request = self._request
+        assert request is not None  # noqa: S101 - there is one whenever there is a parser
+        self._http = self._request = None
+        if self._wait:
+            answer: Answer | Exchange = answers.too_many(self._wait)
+        else:
+            asked = Asked(request.method, request.target, tuple(request.headers), bytes(self._body))
+            decision = decide(asked, self._address, self._port(), self._service())
+            answer = decision if isinstance(decision, Answer) else Exchange(decision, http, last=self._last)
+        self._body.clear()
+        if isinstance(answer, Exchange):
+            yield AskNova(answer)
+            yield from answer.give_up("the metadata service was not asked")
+        else:
+            yield from send_answer(http, request.method, answer, last=self._last)
+        yield _answered(request, answer.status)
+        if self._wait:
+            yield Pause(min(self._wait, LONGEST_PAUSE))
+        if self._last or not (http.our_state is http.their_state is h11.DONE):
+            yield self._close(linger=True)
+
+    def _refuse(self, error: RequestError) -> Iterator[Event]:
+        """Answer what cannot go on, and end the connection: where the next request begins is not known."""
+        http, request = self._http or h11.Connection(h11.SERVER), self._request
+        self._http = self._request = None
+        answer = answers.refuse(error.status, str(error))
+        yield from send_answer(http, request.method if request else b"", answer, last=True)
+        yield _answered(request, answer.status)
+        yield self._close(linger=True)
+
+    def _close(self, *, linger: bool = False) -> Close:
+        self._closed = True
+        return Close(linger)
+
+
+def _read_request(http: h11.Connection, limits: Limits) -> h11.Request:
+    """Return the request whose head *http* was given; raise RequestError."""
+    request = _next_event(http)
+    if not isinstance(request, h11.Request):
+        raise RequestError(400, "there is no request")
+    if request.http_version[:1] != b"1":
+        raise RequestError(505, "HTTP/1.1 is spoken here")
+    for name, value in request.headers:
+        if name == b"content-length" and int(value) > limits.body:
+            raise RequestError(413, f"the body is longer than {limits.body} octets")
+        if name == b"transfer-encoding" and request.http_version == b"1.0":
+            raise RequestError(400, "HTTP/1.0 has no transfer codings")
+    return request
+
+
+def _next_event(http: h11.Connection) -> object:
+    try:
+        return http.next_event()
+    except h11.RemoteProtocolError as err:
+        raise RequestError(
+            err.error_status_hint if err.error_status_hint == 431 else 400, "this is no HTTP request"
+        ) from None
+
+
+def _answered(request: h11.Request | None, status: int) -> Answered:
+    if request is None:
+        return Answered("", "", status)
+    return Answered(request.method[:_NAME_LIMIT].decode("ascii"), request.target.decode("ascii"), status)
