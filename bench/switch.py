@@ -67,6 +67,10 @@ class Switch:
             lines += _hybrid_devices(each, tap) if each.hybrid else []
         run([*self._enter, "ip", "-batch", "-"], stdin="".join(f"{line}\n" for line in lines))
 
+    def add_device(self, name: str) -> None:
+        """Put a device that is nobody's port on ``br-int``; return when it has a number."""
+        run(["ovs-vsctl", f"--db={self._database}", "add-port", INTEGRATION_BRIDGE, name])
+
     def add_interfaces(self, interfaces: Sequence[Interface]) -> float:
         """Put all interfaces on ``br-int`` in one transaction; return the monotonic time of its commit."""
         operations: list[Json] = []
@@ -113,6 +117,10 @@ class Switch:
         """Install flows in one bundle, as one process, which need not ask for the names of ports first."""
         script = "".join(f"{flow}\n" for flow in flows)
         self._ofctl("--no-names", "--bundle", "add-flows", self.management, "-", stdin=script)
+
+    def add_named_flows(self, flows: Iterable[str]) -> None:
+        """Install flows that give ports by their devices' names."""
+        self._ofctl("--names", "--bundle", "add-flows", self.management, "-", stdin="".join(f"{f}\n" for f in flows))
 
     def set_flows(self, wanted: frozenset[str]) -> None:
         """Make *wanted* all that there is of ours."""
