@@ -57,6 +57,7 @@ _FIELDS = (
     "arp_op",
     "arp_sha",
     "arp_tha",
+    "nw_frag",
     "tp_src",
     "tp_dst",
     "icmp_type",
@@ -127,6 +128,11 @@ def set_field(value: str, field: str) -> str:
 def move(source: str, target: str) -> str:
     """Return the action that copies a whole field; both are NXM names (``NXM_OF_ETH_SRC``)."""
     return f"move:{source}[]->{target}[]"
+
+
+def move_low_bits(source: str, target: str, width: int) -> str:
+    """Return the action that copies the *width* lowest bits of a field; both are NXM names."""
+    return f"move:{source}[0..{width - 1}]->{target}[0..{width - 1}]"
 
 
 def output(ofport: int) -> str:

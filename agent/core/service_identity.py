@@ -32,8 +32,27 @@ ROUTER4, ROUTER6 = "169.254.169.253", "fe80::a9fe:a9fd"  # next hops of the alia
 ALIASES4, ALIASES6 = "100.64.0.0/10", "fd00:a9fe::/64"
 SLOTS4, SLOTS6 = 64, 1 << 16  # aliases of one port
 
+# Keys of the ``responder`` driver besides those of sockets.
+SERVICE: Final = "service"
+
+_NETWORK_OWNED: Final = "network:"  # Neutron's prefix of owners that are part of the network itself
 _IDENTITY_PREFIX: Final = "02:48:50:01"
 _FIRST4 = int(ipaddress.IPv4Address("100.64.0.0"))
+
+
+def is_served(device_owner: str) -> bool:
+    """Tell whether a port's owner is one that asks: an instance, and not a part of the network (a router, a server)."""
+    return not device_owner.startswith(_NETWORK_OWNED)
+
+
+def dhcp_key(port_id: str) -> str:
+    """Return the ``responder`` driver's key of a port's DHCP data."""
+    return f"dhcp {port_id}"
+
+
+def metadata_key(port_id: str) -> str:
+    """Return the ``responder`` driver's key of a port's metadata."""
+    return f"metadata {port_id}"
 
 
 def identity_mac(number: int) -> str:

@@ -13,7 +13,7 @@ from agent.core.memo import Memo
 from agent.core.model import Host, HostName, NetworkType, SwitchView
 from agent.core.openflow import match
 from agent.core.plan import Group, ObjectId
-from agent.l2 import neighbors, port_security, ports
+from agent.l2 import neighbors, port_security, ports, services
 from agent.l2.pipeline import Goto, Table, add
 from agent.l2.settings import LocalSettings
 
@@ -95,6 +95,7 @@ def _add_fixed(flows: dict[str, str]) -> None:
         add(flows, table, OTHER, "")
     port_security.add_fixed(flows)
     neighbors.add_fixed(flows)
+    services.add_fixed(flows)
     ports.add_fixed(flows)
 
 

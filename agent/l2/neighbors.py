@@ -21,6 +21,7 @@ ARP_REPLY = 2
 NEIGHBOR_SOLICITATION = 135
 
 TO_LOCAL = Goto(Table.LOCAL)
+TO_SERVICES = Goto(Table.SERVICES)
 TO_REPLY = Goto(Table.NEIGHBOR_REPLY)
 TO_DELIVER = Goto(Table.DELIVER)
 
@@ -31,7 +32,7 @@ OTHER = 0
 
 def add_fixed(flows: dict[str, str]) -> None:
     """Add what is the same on every host."""
-    add(flows, Table.NEIGHBOR, OTHER, "", TO_LOCAL)
+    add(flows, Table.NEIGHBOR, OTHER, "", TO_SERVICES)
     add(flows, Table.NEIGHBOR_IN, OTHER, "", TO_LOCAL)
     # The owner's MAC address is in arp_tha, which means nothing in a request.
     scratch = f"NXM_NX_REG{SCRATCH}"
@@ -70,7 +71,7 @@ def add_exemption(flows: dict[str, str], ofport: int, cidr: str) -> None:
         text = match("icmp6", in_port=ofport, icmp_type=NEIGHBOR_SOLICITATION, icmp_code=0, nd_target=prefix)
     else:
         text = match("arp", in_port=ofport, arp_tpa=prefix, arp_op=ARP_REQUEST)
-    add(flows, Table.NEIGHBOR, EXEMPT, text, TO_LOCAL)
+    add(flows, Table.NEIGHBOR, EXEMPT, text, TO_SERVICES)
 
 
 def add_local_owner(flows: dict[str, str], segment: Segment, ofport: int, address: str) -> None:

@@ -14,13 +14,16 @@ from agent.core import naming
 from agent.core.allocations import Allocations, Claim
 from agent.core.errors import Problem
 from agent.core.memo import Memo
-from agent.core.model import HostSnapshot, NetworkId, SwitchView
+from agent.core.model import HostSnapshot, NetworkId, PortId, SwitchView
 from agent.core.plan import Group, ObjectId
-from agent.l2 import endpoints, hosts, networks
+from agent.l2 import endpoints, hosts, networks, port_services
 from agent.l2.filter_planner import PortFilters, SharedFilters, group_heads, zone_claims
 from agent.l2.port_planner import Members, PluggedPorts, PortPlanning
+from agent.l2.port_services import ServedPort, Services
 from agent.l2.segments import Segment, find_uplink
 from agent.l2.settings import LocalSettings
+
+_NONE_SERVED: Mapping[PortId, ServedPort] = {}  # one object: the memo looks at identity
 
 
 def wanted_claims(snapshot: HostSnapshot, switch: SwitchView) -> set[Claim]:
@@ -29,23 +32,37 @@ def wanted_claims(snapshot: HostSnapshot, switch: SwitchView) -> set[Claim]:
 
 
 def plan_l2(
-    snapshot: HostSnapshot, allocations: Allocations, switch: SwitchView, memo: Memo, local: LocalSettings
+    snapshot: HostSnapshot,
+    allocations: Allocations,
+    switch: SwitchView,
+    memo: Memo,
+    local: LocalSettings,
+    services: Services | None = None,
 ) -> tuple[dict[ObjectId, Group], list[Problem]]:
     """Return the groups of layer 2 and what could not be planned.
 
+    *services* are what the responder is to answer, None if this host has none.
+
     To be called only with a snapshot that is in sync and a switch that is connected
     (an empty one would plan an empty host), between the memo's ``begin`` and ``end``.
-    A port that is not plugged has no group.
+    A port that is not plugged has no flows.
     """
-    return _Planning(snapshot, allocations, switch, memo, local).run()
+    return _Planning(snapshot, allocations, switch, memo, local, services).run()
 
 
 class _Planning:
     """One round: the arguments, and the groups and problems so far."""
 
     def __init__(
-        self, snapshot: HostSnapshot, allocations: Allocations, switch: SwitchView, memo: Memo, local: LocalSettings
+        self,
+        snapshot: HostSnapshot,
+        allocations: Allocations,
+        switch: SwitchView,
+        memo: Memo,
+        local: LocalSettings,
+        services: Services | None,
     ) -> None:
+        self._services = services
         self._snapshot = snapshot
         self._switch = switch
         self._memo = memo
@@ -59,6 +76,8 @@ class _Planning:
         peers = self._plan_peers()
         segments = self._plan_segments()
         plugged = self._plan_ports(segments)
+        if self._services is not None:
+            self._plan_services(self._services, segments)
         for network_id, segment in segments.items():
             if segment.network.admin_state_up:
                 self._plan_floods(segment, plugged.members.get(network_id, Members()), peers)
@@ -115,14 +134,20 @@ class _Planning:
         heads = group_heads(memo, snapshot.security_groups)
         wanted = (snapshot.ports, snapshot.networks, self._switch.interfaces, self._switch.ofports)
         filtered = (heads, self._allocations, self._local)
+        served = _NONE_SERVED if self._services is None else self._services.ports
 
         def plan() -> PluggedPorts:
-            return PortPlanning(*wanted, PortFilters(*filtered, memo), memo).run(segments.values())
+            return PortPlanning(*wanted, PortFilters(*filtered, memo), served, memo).run(segments.values())
 
-        plugged = memo.stage("ports", (*wanted, *filtered, *segments.values()), plan)
+        plugged = memo.stage("ports", (*wanted, *filtered, served, *segments.values()), plan)
         self._groups.update(plugged.groups)
         self._problems += plugged.problems
         return plugged
+
+    def _plan_services(self, wanted: Services, segments: Mapping[NetworkId, Segment]) -> None:
+        devices = port_services.find_devices(self._switch.ofports)
+        self._groups.update(port_services.plan_host(self._memo, wanted, devices))
+        self._groups.update(port_services.plan_networks(self._memo, wanted, segments.values(), devices))
 
     def _plan_floods(self, segment: Segment, members: Members, peers: hosts.Peers) -> None:
         network_id = segment.network.id

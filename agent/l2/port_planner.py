@@ -16,10 +16,12 @@ from agent.core.errors import Actor, Problem
 from agent.core.memo import Memo
 from agent.core.model import Network, NetworkId, PluggedInterface, Port, PortId
 from agent.core.plan import Group, ObjectId
-from agent.l2 import ports
+from agent.l2 import port_services, ports
 from agent.l2.filter_planner import PortFilters, Verdict
 from agent.l2.policies import Policy
 from agent.l2.port_filters import plan_filter
+from agent.l2.port_services import ServedPort
+from agent.l2.ports import Identity
 from agent.l2.segments import Segment
 
 
@@ -43,7 +45,11 @@ class PluggedPorts:
 
 
 class PortPlanning:
-    """One round over *wanted*, the ports of this host; *ofports* are those of all interfaces but theirs."""
+    """One round over *wanted*, the ports of this host.
+
+    *ofports* are those of all interfaces but theirs; *served* are those of the ports
+    that the responder answers.
+    """
 
     def __init__(
         self,
@@ -52,6 +58,7 @@ class PortPlanning:
         interfaces: Mapping[PortId, PluggedInterface],
         ofports: Mapping[str, int],
         filters: PortFilters,
+        served: Mapping[PortId, ServedPort],
         memo: Memo,
     ) -> None:
         self._ports = wanted
@@ -59,13 +66,17 @@ class PortPlanning:
         self._interfaces = interfaces
         self._ofports = ofports
         self._filters = filters
+        self._served = served
         self._memo = memo
         self._groups: dict[ObjectId, Group] = {}
         self._problems: list[Problem] = []
+        self._open: dict[PortId, int] = {}  # OpenFlow numbers of ports that have their flows
 
     def run(self, segments: Iterable[Segment]) -> PluggedPorts:
         """Plan them all; those of networks without a segment stay shut."""
         members = self._plan_ports({segment.network.id: segment for segment in segments})
+        devices = port_services.find_devices(self._ofports)
+        self._groups.update(port_services.plan_ports(self._memo, self._served.values(), self._open, devices))
         problems = (*self._problems, *self._filters.problems)
         return PluggedPorts(self._groups, problems, members, tuple(self._filters.in_use), tuple(self._filters.leaves))
 
@@ -85,6 +96,7 @@ class PortPlanning:
                 continue
             if not self._plan_port(port, segment, ofport):
                 continue
+            self._open[port.id] = ofport
             reached = members.setdefault(port.network, Members())
             reached.ofports.append((port.id, ofport))
             if port.allowed_address_pairs:
@@ -96,13 +108,15 @@ class PortPlanning:
         """Plan a port that is plugged in; return False if it stays shut."""
         found = self._filters.find(port, self._interfaces[port.id])
         group_id = ObjectId(f"port:{port.id}")
+        served = self._served.get(port.id)
+        number = 0 if served is None else served.number
         if found is Verdict.UNFILTERED:
-            inputs: tuple[object, ...] = (port, segment, ofport)
-            build = partial(ports.plan_port, port, segment, ofport)
+            inputs: tuple[object, ...] = (port, segment, ofport, number)
+            build = partial(_plan_unfiltered, port, segment, ofport, number)
         elif isinstance(found, tuple):
-            inputs = (port, segment, ofport, *found)
+            inputs = (port, segment, ofport, number, *found)
             policy, zone = found
-            build = partial(_plan_filtered, port, segment, ofport, policy, zone)
+            build = partial(_plan_filtered, port, segment, ofport, number, policy, zone)
         else:
             return False
         self._groups[group_id] = self._memo.group(group_id, inputs, build)
@@ -132,5 +146,13 @@ class PortPlanning:
         return interface.ofport
 
 
-def _plan_filtered(port: Port, segment: Segment, ofport: int, policy: Policy, zone: int) -> Group:
-    return ports.plan_port(port, segment, ofport, plan_filter(port, policy, zone))
+def _plan_unfiltered(port: Port, segment: Segment, ofport: int, number: int) -> Group:
+    return ports.plan_port(port, segment, ofport, identity=_identity(port, number))
+
+
+def _plan_filtered(port: Port, segment: Segment, ofport: int, number: int, policy: Policy, zone: int) -> Group:
+    return ports.plan_port(port, segment, ofport, plan_filter(port, policy, zone), _identity(port, number))
+
+
+def _identity(port: Port, number: int) -> Identity | None:
+    return Identity(number, port_services.number_ref(port.id)) if number else None

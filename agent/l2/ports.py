@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from agent.core import openflow
 from agent.core.model import Port
 from agent.core.openflow import ETH_P_8021AD, ETH_P_8021Q, UNTAGGED, match
 from agent.core.plan import Group, ItemRef, Key, ObjectId, Value
 from agent.l2 import neighbors, port_security
-from agent.l2.pipeline import PORT, Goto, Table, add
+from agent.l2.pipeline import IDENTITY, PORT, Goto, Table, add
 from agent.l2.port_filters import PortFilter
 from agent.l2.segments import Segment
 
@@ -28,6 +29,13 @@ OWN_ADDRESS = 100
 OTHER = 0
 
 
+class Identity(NamedTuple):
+    """Who a port is for the responder: its number, and the item that must be in place before anything uses it."""
+
+    number: int
+    allocation: ItemRef
+
+
 def add_fixed(flows: dict[str, str]) -> None:
     """Add what is the same on every host."""
     add(flows, Table.LOCAL, OTHER, "", TO_REMOTE)
@@ -38,8 +46,12 @@ def add_fixed(flows: dict[str, str]) -> None:
     add(flows, Table.DELIVER, OTHER, "")
 
 
-def plan_port(port: Port, segment: Segment, ofport: int, filter_: PortFilter | None = None) -> Group:
+def plan_port(
+    port: Port, segment: Segment, ofport: int, filter_: PortFilter | None = None, identity: Identity | None = None
+) -> Group:
     """Plan the flows of a plugged port that is up, and its filter if it has one.
+
+    *identity* says who it is for the responder, None that it is nobody.
 
     It is shut towards the network until the network's number is allocated and its
     filter is in place (``requires``), and nothing is delivered to it but by its own
@@ -47,15 +59,13 @@ def plan_port(port: Port, segment: Segment, ofport: int, filter_: PortFilter | N
     """
     flows: dict[str, str] = {}
     gate: frozenset[ItemRef] = frozenset() if filter_ is None else filter_.gate
-    entry = add(
-        flows,
-        Table.CLASSIFY,
-        ENTRY,
-        match(in_port=ofport, vlan_tci=UNTAGGED),
-        openflow.set_metadata(segment.number),
-        TO_PORT_SECURITY,
-    )
-    requires = {ItemRef("flows", entry): gate | {segment.allocation}}
+    marks = [openflow.set_metadata(segment.number)]
+    numbers = {segment.allocation}
+    if identity is not None:
+        marks.append(openflow.set_register(IDENTITY, identity.number))
+        numbers.add(identity.allocation)
+    entry = add(flows, Table.CLASSIFY, ENTRY, match(in_port=ofport, vlan_tci=UNTAGGED), *marks, TO_PORT_SECURITY)
+    requires = {ItemRef("flows", entry): gate | numbers}
     port_security.add_port(flows, port, ofport)
     for fixed_ip in port.fixed_ips:
         neighbors.add_known(flows, segment, port.mac, fixed_ip.address)

@@ -11,6 +11,19 @@ from agent.core.model import NetworkType
 
 
 @dataclass(frozen=True, slots=True)
+class MetadataLimits:
+    """What one port may ask of the metadata service, over IPv4 and over IPv6 each.
+
+    ``rate`` requests a second (0: any number) after the first ``burst``; ``connections``
+    at the same time.
+    """
+
+    rate: float = 50.0
+    burst: int = 200
+    connections: int = 64
+
+
+@dataclass(frozen=True, slots=True)
 class LocalSettings:
     """Settings of this host.
 
@@ -27,3 +40,4 @@ class LocalSettings:
     datapath_type: str = ""
     filters: bool = True
     services: bool = False
+    metadata_limits: MetadataLimits = MetadataLimits()

@@ -34,6 +34,10 @@ def test_illegal_jump_is_refused(table, jump):
         add({}, table, 100, "", jump)
 
 
+# Where what comes from a local port is judged, and where other devices lead to.
+ELSEWHERE = (Table.PORT_SECURITY, Table.TUNNEL_IN, Table.PHYSICAL_IN, Table.FROM_SERVICES)
+
+
 def test_no_way_leads_around_port_security():
     """What comes from a local port passes PORT_SECURITY before anything can be delivered."""
     seen, todo = set(), [Table.CLASSIFY]
@@ -42,7 +46,7 @@ def test_no_way_leads_around_port_security():
         if table in seen:
             continue
         seen.add(table)
-        todo += [each for each in NEXT[table] if each not in (Table.PORT_SECURITY, Table.TUNNEL_IN, Table.PHYSICAL_IN)]
+        todo += [each for each in NEXT[table] if each not in ELSEWHERE]
     assert seen == {Table.CLASSIFY}
 
 
