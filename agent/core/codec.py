@@ -12,7 +12,7 @@ not find is an error.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from types import MappingProxyType
 from typing import Any, TypeAlias
@@ -26,6 +26,7 @@ from agent.core.model import (
     FixedIp,
     Host,
     HostSnapshot,
+    MetadataService,
     Network,
     NetworkType,
     OwnerKind,
@@ -36,6 +37,8 @@ from agent.core.model import (
 )
 
 Json: TypeAlias = dict[str, Any]
+
+_THE_ONE = "store"  # the key of what a store has at most one of
 
 
 def difference(old: HostSnapshot, new: HostSnapshot) -> Json:
@@ -88,6 +91,7 @@ def apply(snapshot: HostSnapshot, block: Json) -> HostSnapshot:
         security_groups=tables["security_groups"],
         address_chunks=tables["address_chunks"],
         owners=tables["owners"],
+        metadata_service=tables["metadata_service"].get(_THE_ONE),
     )
 
 
@@ -109,6 +113,7 @@ def _tables(snapshot: HostSnapshot) -> dict[str, Mapping[Any, Any]]:
         "security_groups": snapshot.security_groups,
         "address_chunks": snapshot.address_chunks,
         "owners": snapshot.owners,
+        "metadata_service": {} if snapshot.metadata_service is None else {_THE_ONE: snapshot.metadata_service},
     }
 
 
@@ -146,7 +151,7 @@ def _encode(value: Any) -> Any:
         return sorted(value)
     if isinstance(value, Mapping):
         return {key: _encode(item) for key, item in value.items()}
-    if isinstance(value, (str, int, bool)) or value is None:
+    if isinstance(value, (str, int, float, bool)) or value is None:
         return value
     return {field.name: _encode(getattr(value, field.name)) for field in fields(value)}
 
@@ -164,7 +169,16 @@ def _network(data: Json, _: object) -> Network:
 
 
 def _subnets(data: list[Json], _: object) -> tuple[Subnet, ...]:
-    return tuple(Subnet(**_known(Subnet, item)) for item in data)
+    return tuple(_subnet(item) for item in data)
+
+
+def _subnet(data: Json) -> Subnet:
+    nested = {"dns_servers": tuple(data.get("dns_servers", ())), "host_routes": _pairs(data.get("host_routes", ()))}
+    return Subnet(**{**_known(Subnet, data), **nested})
+
+
+def _pairs(data: Iterable[Sequence[str]]) -> tuple[tuple[str, str], ...]:
+    return tuple((first, second) for first, second in data)
 
 
 def _port(data: Json, _: object) -> Port:
@@ -174,6 +188,8 @@ def _port(data: Json, _: object) -> Port:
             AddressPair(**_known(AddressPair, item)) for item in data["allowed_address_pairs"]
         ),
         "security_groups": tuple(data.get("security_groups", ())),
+        "dhcp_options": _pairs(data.get("dhcp_options", ())),
+        "metadata": _pairs(data.get("metadata", ())),
     }
     return Port(**{**_known(Port, data), **nested})
 
@@ -214,6 +230,10 @@ def _owner(data: Json, _: object) -> AddressOwner:
     return AddressOwner(**{**_known(AddressOwner, data), "kind": OwnerKind(data["kind"])})
 
 
+def _metadata_service(data: Json, _: object) -> MetadataService:
+    return MetadataService(**_known(MetadataService, data))
+
+
 _DECODERS: Mapping[str, Callable[[Any, Any], Any]] = {
     "networks": _network,
     "subnets": _subnets,
@@ -223,4 +243,5 @@ _DECODERS: Mapping[str, Callable[[Any, Any], Any]] = {
     "security_groups": _security_group,
     "address_chunks": _address_chunks,
     "owners": _owner,
+    "metadata_service": _metadata_service,
 }

@@ -5,7 +5,8 @@ A text file of lines ``<crc32 in hex> <JSON>``: a header, a block with everythin
 then a block for each later change, written *before* the dataplane is changed, so
 that the file is never older than what is installed.  A line whose checksum is wrong
 ends the file (the process died while writing it).  When the changes outgrow the
-first block the file is written anew beside it and renamed over it.
+first block the file is written anew beside it and renamed over it.  Nobody but its
+owner can read it: user data of instances often hold passwords.
 """
 
 from __future__ import annotations
@@ -96,12 +97,17 @@ class SnapshotFile:
         header = _line({"format": FORMAT, "version": VERSION, "host": self._host})
         block = _line(codec.difference(HostSnapshot(self._host), snapshot))
         beside = self._path.with_suffix(".new")
-        with beside.open("w", encoding="utf-8") as file:
+        beside.unlink(missing_ok=True)  # one that is there already would keep its mode
+        with open(beside, "w", encoding="utf-8", opener=_private) as file:  # Path.open takes none
             file.write(header + block)
             file.flush()
             os.fsync(file.fileno())
         beside.replace(self._path)
         self._first_block, self._changes = len(block), 0
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def _line(value: Any) -> str:

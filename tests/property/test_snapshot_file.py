@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import json
+import stat
 import tempfile
 import zlib
 from dataclasses import replace
@@ -21,16 +23,20 @@ TEXT = st.text(max_size=4)
 
 NETWORKS = st.builds(
     model.Network, IDS, TEXT, st.sampled_from(model.NetworkType), st.none() | st.integers(1, 9), st.none() | TEXT,
-    st.integers(68, 9000), st.booleans(),
+    st.integers(68, 9000), st.booleans(), TEXT,
 )  # fmt: skip
+PAIRS = st.lists(st.tuples(TEXT, TEXT), max_size=2).map(tuple)
 SUBNETS = st.lists(
-    st.builds(model.Subnet, IDS, TEXT, IDS, TEXT, st.none() | TEXT, st.none() | TEXT, st.none() | TEXT, st.booleans()),
+    st.builds(
+        model.Subnet, IDS, TEXT, IDS, TEXT, st.none() | TEXT, st.none() | TEXT, st.none() | TEXT, st.booleans(),
+        st.none() | TEXT, st.lists(TEXT, max_size=2).map(tuple), PAIRS,
+    ),
     max_size=2,
-).map(tuple)
+).map(tuple)  # fmt: skip
 PORTS = st.builds(
     model.Port, IDS, TEXT, IDS, TEXT, st.lists(st.builds(model.FixedIp, TEXT, IDS), max_size=2).map(tuple),
     st.booleans(), st.booleans(), st.lists(st.builds(model.AddressPair, TEXT, TEXT), max_size=2).map(tuple), TEXT,
-    st.booleans(), st.lists(IDS, max_size=2).map(tuple),
+    st.booleans(), st.lists(IDS, max_size=2).map(tuple), TEXT, TEXT, TEXT, PAIRS, PAIRS,
 )  # fmt: skip
 ENDPOINTS = st.dictionaries(
     IDS, st.builds(model.Endpoint, IDS, IDS, TEXT, st.lists(TEXT, max_size=2).map(tuple), TEXT), max_size=3
@@ -56,6 +62,7 @@ CHUNKS = st.dictionaries(
 
 
 OWNERS = st.builds(model.AddressOwner, IDS, st.sampled_from(model.OwnerKind), TEXT)
+METADATA_SERVICES = st.builds(model.MetadataService, TEXT, TEXT, TEXT, TEXT, TEXT, st.booleans(), st.floats(0.5, 99.0))
 
 
 def by_id(values):
@@ -66,7 +73,7 @@ SNAPSHOTS = st.builds(
     model.HostSnapshot, host=st.just(HOST), generation=TEXT, revision=st.integers(0, 9), in_sync=st.just(True),
     networks=by_id(NETWORKS), subnets=by_id(SUBNETS), ports=by_id(PORTS), endpoints=by_id(ENDPOINTS),
     hosts=by_id(HOSTS), security_groups=by_id(GROUPS), address_chunks=by_id(CHUNKS),
-    owners=by_id(OWNERS),
+    owners=by_id(OWNERS), metadata_service=st.none() | METADATA_SERVICES,
 )  # fmt: skip
 
 
@@ -134,15 +141,37 @@ def test_a_rule_or_a_member_more_costs_a_line_and_not_the_group(tmp_path):
     assert SnapshotFile(path, HOST).load() == replace(third, stale=True)
 
 
-def test_a_file_of_a_version_without_filters_is_loaded(tmp_path):
+LATER = {
+    "ports": ("filtered", "security_groups", "device_id", "project", "hostname", "dhcp_options", "metadata"),
+    "subnets": ("server_address", "dns_servers", "host_routes"),
+}
+
+
+def test_a_file_of_an_earlier_version_is_loaded(tmp_path):
     port = model.Port(model.PortId("p"), "p", model.NetworkId("n"), "fa:16:3e:00:00:01", ())
+    subnet = model.Subnet(model.SubnetId("s"), "s", port.network, "10.0.0.0/24", None)
     path = tmp_path / "snapshot"
-    with_port = model.HostSnapshot(HOST, in_sync=True, ports={port.id: port})
-    SnapshotFile(path, HOST).save(with_port)
-    lines = path.read_text().replace(',"filtered":false,"security_groups":[]', "").splitlines()
-    assert "filtered" not in "".join(lines)
-    path.write_text("".join(f"{zlib.crc32(body.encode()):08x} {body}\n" for body in (line[9:] for line in lines)))
-    assert SnapshotFile(path, HOST).load() == replace(with_port, stale=True)
+    saved = model.HostSnapshot(HOST, in_sync=True, ports={port.id: port}, subnets={subnet.network: (subnet,)})
+    SnapshotFile(path, HOST).save(saved)
+    header, block = (json.loads(line[9:]) for line in path.read_text().splitlines())
+    for found, later in (
+        (block["put"]["ports"]["p"], LATER["ports"]),
+        (block["put"]["subnets"]["n"][0], LATER["subnets"]),
+    ):
+        for field in later:
+            del found[field]
+    bodies = (json.dumps(value) for value in (header, block))
+    path.write_text("".join(f"{zlib.crc32(body.encode()):08x} {body}\n" for body in bodies))
+    assert SnapshotFile(path, HOST).load() == replace(saved, stale=True)
+
+
+def test_only_its_owner_can_read_what_is_saved_even_where_others_could_before(tmp_path):
+    path = tmp_path / "snapshot"
+    for name in ("snapshot", "snapshot.new"):
+        (tmp_path / name).write_text("of an earlier version")
+        (tmp_path / name).chmod(0o644)
+    SnapshotFile(path, HOST).save(model.HostSnapshot(HOST, in_sync=True))
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
 @pytest.mark.parametrize(("header", "word"), [("host2", "host2"), ("version", "version")])
