@@ -23,7 +23,7 @@ from agent.metadata.data import Limits, MetadataData, ServiceData
 from agent.metadata.dispatch import Asked, decide
 from agent.metadata.events import Answered, AskNova, Close, Event, Pause, Send
 from agent.metadata.head import HeadReader, check_framing
-from agent.metadata.nova import Exchange
+from agent.metadata.nova import Exchange, Question
 from agent.metadata.sending import send_answer
 
 LONGEST_PAUSE: Final = 1.0  # seconds
@@ -78,12 +78,14 @@ class ClientConnection:
             return
         self._input.feed(data)
         try:
-            while not self._closed and (http := self._begun()):
+            while not self._closed and self._begin():
+                http, request = self._http, self._request
+                assert http is not None and request is not None  # noqa: PT018, S101 - a request has begun
                 if http.they_are_waiting_for_100_continue:
                     yield Send(http.send(h11.InformationalResponse(status_code=100, headers=[], reason=b"Continue")))
                 if not self._has_body(http):
                     return
-                yield from self._respond(http)
+                yield from self._respond(http, request)
         except RequestError as error:
             yield from self._refuse(error)
 
@@ -96,18 +98,25 @@ class ClientConnection:
         else:
             yield from self._refuse(RequestError(408, "the request did not come in time"))
 
-    def _begun(self) -> h11.Connection | None:
-        """Return the parser of the request whose head has come."""
-        if self._http is None and (head := self._input.take()) is not None:
-            limits = self._service().limits
-            self._wait = self._allowance.take(limits, self._clock())
-            check_framing(head)
-            self._http = h11.Connection(h11.SERVER)  # a new one each time: it sees only what has been checked
-            self._http.receive_data(head)
-            self._request = _read_request(self._http, limits)
-            self._body.clear()
-            self._taken = 0
-        return self._http
+    def _begin(self) -> bool:
+        """Tell whether the head of a request has come."""
+        if self._http is not None:
+            return True
+        head = self._input.take()
+        if head is None:
+            return False
+        limits = self._service().limits
+        self._wait = self._allowance.take(limits, self._clock())
+        check_framing(head)
+        self._http = http = h11.Connection(h11.SERVER)  # a new one each time: it sees only what has been checked
+        http.receive_data(head)
+        event = _next_event(http)
+        if not isinstance(event, h11.Request):
+            raise RequestError(400, "there is no request")
+        self._request = event
+        self._taken = 0
+        _check_request(event, limits)
+        return True
 
     def _has_body(self, http: h11.Connection) -> bool:
         """Take in the body as far as it has come; tell whether all of it has."""
@@ -130,34 +139,37 @@ class ClientConnection:
                     raise RequestError(413, "the body has too many chunks")
                 http.receive_data(more)
 
-    def _respond(self, http: h11.Connection) -> Iterator[Event]:
-        request = self._request
-        assert request is not None  # noqa: S101 - there is one whenever there is a parser
-        self._http = self._request = None
-        if self._wait:
-            answer: Answer | Exchange = answers.too_many(self._wait)
-        else:
-            asked = Asked(request.method, request.target, tuple(request.headers), bytes(self._body))
-            decision = decide(asked, self._address, self._port(), self._service())
-            answer = decision if isinstance(decision, Answer) else Exchange(decision, http, last=self._last)
+    def _respond(self, http: h11.Connection, request: h11.Request) -> Iterator[Event]:
+        decision = self._decide(request)
         self._body.clear()
-        if isinstance(answer, Exchange):
-            yield AskNova(answer)
-            yield from answer.give_up("the metadata service was not asked")
+        self._http = self._request = None
+        last = self._last or _is_last(request)
+        if isinstance(decision, Answer):
+            status = decision.status
+            yield from send_answer(request.method, decision, last=last)
         else:
-            yield from send_answer(http, request.method, answer, last=self._last)
-        yield _answered(request, answer.status)
+            exchange = Exchange(decision, http, last=last)
+            yield AskNova(exchange)
+            yield from exchange.give_up("the metadata service was not asked")
+            status, last = exchange.status, last or exchange.broken
+        yield _answered(request, status)
         if self._wait:
             yield Pause(min(self._wait, LONGEST_PAUSE))
-        if self._last or not (http.our_state is http.their_state is h11.DONE):
+        if last or self._last:
             yield self._close(linger=True)
+
+    def _decide(self, request: h11.Request) -> Answer | Question:
+        if self._wait:
+            return answers.too_many(self._wait)
+        asked = Asked(request.method, request.target, tuple(request.headers), bytes(self._body))
+        return decide(asked, self._address, self._port(), self._service())
 
     def _refuse(self, error: RequestError) -> Iterator[Event]:
         """Answer what cannot go on, and end the connection: where the next request begins is not known."""
-        http, request = self._http or h11.Connection(h11.SERVER), self._request
+        request = self._request
         self._http = self._request = None
         answer = answers.refuse(error.status, str(error))
-        yield from send_answer(http, request.method if request else b"", answer, last=True)
+        yield from send_answer(request.method if request else b"", answer, last=True)
         yield _answered(request, answer.status)
         yield self._close(linger=True)
 
@@ -166,11 +178,7 @@ class ClientConnection:
         return Close(linger)
 
 
-def _read_request(http: h11.Connection, limits: Limits) -> h11.Request:
-    """Return the request whose head *http* was given; raise RequestError."""
-    request = _next_event(http)
-    if not isinstance(request, h11.Request):
-        raise RequestError(400, "there is no request")
+def _check_request(request: h11.Request, limits: Limits) -> None:
     if request.http_version[:1] != b"1":
         raise RequestError(505, "HTTP/1.1 is spoken here")
     for name, value in request.headers:
@@ -178,7 +186,14 @@ def _read_request(http: h11.Connection, limits: Limits) -> h11.Request:
             raise RequestError(413, f"the body is longer than {limits.body} octets")
         if name == b"transfer-encoding" and request.http_version == b"1.0":
             raise RequestError(400, "HTTP/1.0 has no transfer codings")
-    return request
+
+
+def _is_last(request: h11.Request) -> bool:
+    """Tell whether the client wants no other answer on this connection; of HTTP/1.0 none is kept."""
+    if request.http_version == b"1.0":
+        return True
+    options = (value for name, value in request.headers if name == b"connection")
+    return any(b"close" in map(bytes.strip, value.lower().split(b",")) for value in options)
 
 
 def _next_event(http: h11.Connection) -> object:

@@ -8,7 +8,16 @@ ignored, fields that an earlier one did not write get their default.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import base64
+import binascii
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from typing import TypeAlias, TypeVar
+
+from agent.core.errors import InputError
+
+Json: TypeAlias = dict[str, object]
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +68,10 @@ class NovaData:
     """
 
     url: str
-    secret: str = ""
+    secret: str = field(default="", repr=False)
     ca: str = ""
     certificate: str = ""
-    key: str = ""
+    key: str = field(default="", repr=False)
     insecure: bool = False
     timeout: float = 60.0
 
@@ -89,3 +98,148 @@ class ServiceData:
 
     nova: NovaData | None = None
     limits: Limits = Limits()
+
+
+def encode_metadata(data: MetadataData) -> Json:
+    """Return *data* as JSON values; octets as base64."""
+    return _encode_fields(data)
+
+
+def decode_metadata(value: object) -> MetadataData:
+    """Return what `encode_metadata` was given; raise InputError if *value* is something else."""
+    return _build(MetadataData, value)
+
+
+def encode_service(data: ServiceData) -> Json:
+    """Return *data* as JSON values, secrets included."""
+    return _encode_fields(data)
+
+
+def decode_service(value: object) -> ServiceData:
+    """Return what `encode_service` was given; raise InputError if *value* is something else."""
+    return _build(ServiceData, value)
+
+
+_Data: TypeAlias = ContentData | MetadataData | NovaData | Limits | ServiceData
+_Reader: TypeAlias = Callable[[object], object]
+
+
+def _encode_fields(value: _Data) -> Json:
+    return {each.name: _encode(getattr(value, each.name)) for each in fields(value)}
+
+
+def _encode(value: object) -> object:
+    if isinstance(value, tuple):
+        return [_encode(item) for item in value]
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    if isinstance(value, ContentData | MetadataData | NovaData | Limits | ServiceData):
+        return _encode_fields(value)
+    return value
+
+
+def _build(cls: Callable[..., _T], value: object) -> _T:
+    if not isinstance(value, dict):
+        raise InputError("metadata: what stands for an object is none")
+    found: dict[str, object] = {}
+    for name, reader in _READERS[cls].items():
+        if name not in value:
+            continue
+        try:
+            found[name] = reader(value[name])
+        except (TypeError, ValueError) as err:
+            raise InputError(f"metadata: {name}: {err}") from None
+    missing = _REQUIRED[cls] - found.keys()
+    if missing:
+        raise InputError(f"metadata: {', '.join(sorted(missing))} is missing")
+    return cls(**found)
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError("is not text")
+    return value
+
+
+def _octets(value: object) -> bytes:
+    try:
+        return base64.b64decode(_text(value), validate=True)
+    except binascii.Error:
+        raise ValueError("is not base64") from None
+
+
+def _flag(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError("is neither true nor false")
+    return value
+
+
+def _whole(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError("is not a whole number")
+    return value
+
+
+def _number(value: object) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise TypeError("is not a number")
+    return float(value)
+
+
+def _items(value: object) -> list[object]:
+    if not isinstance(value, list):
+        raise TypeError("is not a list")
+    return value
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    return tuple(map(_text, _items(value)))
+
+
+def _pairs(value: object) -> tuple[tuple[str, ...], ...]:
+    pairs = tuple(map(_texts, _items(value)))
+    if any(len(pair) != 2 for pair in pairs):
+        raise TypeError("is not a list of pairs")
+    return pairs
+
+
+def _or_none(cls: Callable[..., object]) -> _Reader:
+    return lambda value: None if value is None else _build(cls, value)
+
+
+_READERS: Mapping[Callable[..., object], Mapping[str, _Reader]] = {
+    ContentData: {
+        "hostname": _text,
+        "fqdn": _text,
+        "ssh_keys": _texts,
+        "user_data": _octets,
+        "vendor_data": _text,
+        "availability_zone": _text,
+        "instance_type": _text,
+        "meta": _pairs,
+        "network_data": _text,
+    },
+    MetadataData: {
+        **dict.fromkeys(("port", "name", "network", "mac", "instance_id", "project"), _text),
+        "aliases": _pairs,
+        "addresses": _texts,
+        "content": _or_none(ContentData),
+    },
+    NovaData: {
+        **dict.fromkeys(("url", "secret", "ca", "certificate", "key"), _text),
+        "insecure": _flag,
+        "timeout": _number,
+    },
+    Limits: {
+        "rate": _number,
+        "burst": _whole,
+        "connections": _whole,
+        "body": _whole,
+        "patience": _number,
+    },
+    ServiceData: {"nova": _or_none(NovaData), "limits": lambda value: _build(Limits, value)},
+}
+_REQUIRED: Mapping[Callable[..., object], frozenset[str]] = {
+    cls: frozenset(each.name for each in fields(cls) if each.default is MISSING and each.default_factory is MISSING)
+    for cls in (ContentData, MetadataData, NovaData, Limits, ServiceData)
+}

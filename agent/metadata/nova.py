@@ -112,14 +112,14 @@ class Exchange:
     The loop sends Nova what `request` returns, gives what Nova sends to `receive`, and
     sends the client what that yields before it reads more: nothing is collected.  If it
     cannot go on, `give_up` ends it.  When ``finished``, the connection to Nova may serve
-    the next exchange if it is ``reusable``.
+    the next exchange if it is ``reusable``; if the answer is ``broken``, the client's ends.
     """
 
     def __init__(self, question: Question, client: h11.Connection, *, last: bool) -> None:
         self._question, self._client, self._last = question, client, last
         self._nova = h11.Connection(h11.CLIENT, ANSWER_HEAD_LIMIT)
         self._heard = self._begun = False
-        self.finished = self.reusable = False
+        self.finished = self.reusable = self.broken = False
         self.status = 503
 
     @property
@@ -148,27 +148,36 @@ class Exchange:
         self._nova.receive_data(data)
         try:
             while not self.finished and (event := self._nova.next_event()) is not h11.NEED_DATA:
-                yield from self._pass_on(event)
-        except h11.RemoteProtocolError:
+                octets = self._pass_on(event)
+                if octets:
+                    yield Send(octets)
+        except h11.ProtocolError:
             yield from self.give_up("the metadata service broke off")
 
-    def _pass_on(self, event: object) -> Iterator[Send]:
-        client = self._client
+    def _pass_on(self, event: object) -> bytes:
+        nova = self._nova
         if isinstance(event, h11.Response):
             self._begun = True
             self.status = event.status_code
-            headers = [(name.title(), value) for name, value in event.headers if name in RETURNED]
-            if self._last:
-                headers.append((b"Connection", b"close"))
-            response = h11.Response(status_code=event.status_code, reason=event.reason, headers=headers)
-            yield Send(client.send(response))
-        elif isinstance(event, h11.Data):
-            yield from map(Send, filter(None, [client.send(h11.Data(data=bytes(event.data)))]))
-        elif isinstance(event, h11.EndOfMessage):
+            return self._client.send(self._response(event))
+        if isinstance(event, h11.Data):
+            return self._client.send(h11.Data(data=bytes(event.data)))
+        if isinstance(event, h11.EndOfMessage):
+            octets = self._client.send(h11.EndOfMessage())
             self.finished = True
-            nova = self._nova
             self.reusable = nova.our_state is nova.their_state is h11.DONE and nova.trailing_data == (b"", False)
-            yield from map(Send, filter(None, [client.send(h11.EndOfMessage())]))
+            return octets
+        if isinstance(event, h11.ConnectionClosed):
+            raise h11.RemoteProtocolError("closed before it was asked")
+        return b""
+
+    def _response(self, answer: h11.Response) -> h11.Response:
+        headers = [(name.title(), value) for name, value in answer.headers if name in RETURNED]
+        if any(name == b"transfer-encoding" for name, _ in answer.headers):
+            headers = [header for header in headers if header[0] != b"Content-Length"]  # what counts is what came
+        if self._last:
+            headers.append((b"Connection", b"close"))
+        return h11.Response(status_code=answer.status_code, reason=answer.reason, headers=headers)
 
     def give_up(self, reason: str) -> Iterator[Send]:
         """Yield the answer when Nova has none, or no more; *reason* is a text for people in the instance.
@@ -179,8 +188,8 @@ class Exchange:
             return
         self.finished = True
         if self._begun:
-            self._client.send_failed()
+            self.broken = True
             return
         answer = answers.away(reason)
         self.status = answer.status
-        yield from send_answer(self._client, self._question.method, answer, last=self._last)
+        yield from send_answer(self._question.method, answer, last=self._last)
