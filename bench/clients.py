@@ -125,8 +125,8 @@ def answer_of(process: subprocess.Popen[str]) -> Mapping[str, Any]:
     try:
         text, errors = process.communicate(timeout=ANSWER_SECONDS)
     except subprocess.TimeoutExpired:
-        raise ApplyError(f"{process.args}: no answer in {ANSWER_SECONDS:g} s") from None
+        raise ApplyError(f"the clients have no answer after {ANSWER_SECONDS:g} s") from None
     if process.returncode != 0:
-        raise ApplyError(f"{process.args}: {errors.strip()}")
+        raise ApplyError(f"the clients cannot ask: {errors.strip()}")
     found: Mapping[str, Any] = json.loads(text)
     return found

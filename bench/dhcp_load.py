@@ -5,15 +5,15 @@ Runs as a program of its own in the namespace that holds the instances' devices,
 standard library alone.  Standard input is one JSON object, standard output another::
 
     {"instances": [{"device": ..., "mac": ..., "address": ...}, ...], "mode": "rate",
-     "seconds": 3.0, "outstanding": 16}
-    {"exchanges": 9000, "seconds": 3.0, "lost": 0, "wrong": 0, "times": [...]}
+     "count": 2000, "outstanding": 16}
+    {"done": 2000, "seconds": 1.5, "lost": 0, "wrong": 0, "times": [...]}
 
-An exchange is DISCOVER, OFFER, REQUEST, ACK.  ``rate`` keeps so many of them going, each
-of another instance, for so long; ``times`` are seconds from DISCOVER to ACK.  An answer is
+An exchange is DISCOVER, OFFER, REQUEST, ACK.  ``rate`` does so many of them, so many at a
+time, each of another instance; ``times`` are seconds from DISCOVER to ACK.  An answer is
 ``wrong`` unless it has come to its instance's device, for its MAC address, with its
 address.  ``first`` sends each instance's DISCOVER every ``pause`` seconds until it is
-offered its address; ``ready`` is printed before, and ``times`` is when (CLOCK_MONOTONIC)
-each was, in the order of the instances.
+offered its address, for ``seconds`` at most; ``ready`` is printed before, and ``times`` is
+when (CLOCK_MONOTONIC) each was, in the order of the instances.
 """
 
 from __future__ import annotations
@@ -164,36 +164,37 @@ class Clients:
         return late
 
 
-def rate(clients: Clients, seconds: float, outstanding: int) -> float:
-    """Keep *outstanding* exchanges going for so long; return how long it was until the last one ended."""
+def rate(clients: Clients, count: int, outstanding: int) -> float:
+    """Do *count* exchanges, *outstanding* at a time; return how many seconds it took."""
     resting = deque(range(len(clients.instances)))
-    started = time.monotonic()
-    end = started + seconds
-    for _ in range(min(outstanding, len(resting))):
-        clients.discover(resting.popleft())
-    looked, going = started, min(outstanding, len(clients.instances))
-    while going:
-        heard = clients.hear()
-        now = time.monotonic()
-        done: list[int] = []
-        if heard is not None:
-            index, kind, answer = heard
-            if kind == OFFER:
-                clients.request(index, answer)
-            else:
-                clients.outcome.times.append(now - clients.instances[index].begun)
-                clients.instances[index].waits_for = 0
-                done.append(index)
-        if now - looked > LOST_AFTER / 10:
+    started = looked = time.monotonic()
+    begun, going = 0, 0
+    while going or begun < count:
+        while going < outstanding and resting and begun < count:
+            clients.discover(resting.popleft())
+            begun, going = begun + 1, going + 1
+        done = _go_on(clients)
+        if (now := time.monotonic()) - looked > LOST_AFTER / 10:
             looked = now
             done += clients.give_up_late()
-        for index in done:
-            resting.append(index)
-            if now < end:
-                clients.discover(resting.popleft())
-            else:
-                going -= 1
+        resting.extend(done)
+        going -= len(done)
     return time.monotonic() - started
+
+
+def _go_on(clients: Clients) -> list[int]:
+    """Take one answer and do what it asks for; return whose exchange is done."""
+    heard = clients.hear()
+    if heard is None:
+        return []
+    index, kind, answer = heard
+    if kind == OFFER:
+        clients.request(index, answer)
+        return []
+    each = clients.instances[index]
+    clients.outcome.times.append(time.monotonic() - each.begun)
+    each.waits_for = 0
+    return [index]
 
 
 def first(clients: Clients, seconds: float, pause: float) -> float:
@@ -228,12 +229,12 @@ def main(order: Mapping[str, Any]) -> Mapping[str, object]:
     """Do what *order* says."""
     clients = Clients(order["instances"])
     if order["mode"] == "rate":
-        took = rate(clients, order["seconds"], order["outstanding"])
+        took = rate(clients, order["count"], order["outstanding"])
     else:
         took = first(clients, order["seconds"], order["pause"])
     outcome = clients.outcome
     return {
-        "exchanges": len(outcome.times),
+        "done": len(outcome.times),
         "seconds": took,
         "lost": outcome.lost,
         "wrong": outcome.wrong,

@@ -5,10 +5,10 @@ Runs as a program of its own in the namespace that holds the instances' devices,
 standard library alone.  Standard input is one JSON object, standard output another::
 
     {"instances": [{"device": ..., "address": ..., "expect": ...}, ...], "path": "/...",
-     "seconds": 3.0, "outstanding": 16, "keep_alive": true}
-    {"requests": 9000, "seconds": 3.0, "lost": 0, "wrong": 0, "first_wrong": "", "times": [...]}
+     "count": 2000, "outstanding": 16, "keep_alive": true}
+    {"done": 2000, "seconds": 1.5, "lost": 0, "wrong": 0, "first_wrong": "", "times": [...]}
 
-So many requests are on their way all the time, each of another instance.  With
+So many requests are made, so many at a time, each of another instance.  With
 ``keep_alive`` each instance has one connection that stays; without, each request has a
 connection of its own, and its time counts from the beginning of connecting.  An answer is
 ``wrong`` unless it is 200 and holds what its instance ``expect``s.
@@ -191,38 +191,34 @@ class Clients:
             each.link = None
 
 
-def rate(clients: Clients, seconds: float, outstanding: int) -> float:
-    """Keep *outstanding* requests going for so long; return how long it was until the last one ended."""
+def rate(clients: Clients, count: int, outstanding: int) -> float:
+    """Make *count* requests, *outstanding* at a time; return how many seconds it took."""
     resting = deque(range(len(clients.instances)))
     started = looked = time.monotonic()
-    end = started + seconds
-    going = min(outstanding, len(resting))
-    for _ in range(going):
-        clients.begin(resting.popleft())
-    while going:
+    begun, going = 0, 0
+    while going or begun < count:
+        while going < outstanding and resting and begun < count:
+            clients.begin(resting.popleft())
+            begun, going = begun + 1, going + 1
         done = clients.go_on(0.05)
-        now = time.monotonic()
-        if now - looked > LOST_AFTER / 10:
+        if (now := time.monotonic()) - looked > LOST_AFTER / 10:
             looked = now
             done += clients.give_up_late()
-        for index in done:
-            resting.append(index)
-            if now < end:
-                clients.begin(resting.popleft())
-            else:
-                going -= 1
+        resting.extend(done)
+        going -= len(done)
     return time.monotonic() - started
 
 
 def main(order: Mapping[str, Any]) -> Mapping[str, object]:
     """Do what *order* says, after one request of each instance that does not count."""
     clients = Clients(order["instances"], order["path"], keep_alive=order["keep_alive"])
-    warm_up = Clients(order["instances"], order["path"], keep_alive=False)
-    rate(warm_up, 0.0, len(warm_up.instances))
-    took = rate(clients, order["seconds"], order["outstanding"])
+    count = len(clients.instances)
+    rate(clients, count, order["outstanding"])
+    clients.outcome.times.clear()
+    took = rate(clients, order["count"], order["outstanding"])
     outcome = clients.outcome
     return {
-        "requests": len(outcome.times),
+        "done": len(outcome.times),
         "seconds": took,
         "lost": outcome.lost,
         "wrong": outcome.wrong,

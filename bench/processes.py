@@ -38,6 +38,19 @@ def cpu_seconds(pid: int) -> float:
     return sum(map(int, fields[_CPU_FIELDS])) / os.sysconf("SC_CLK_TCK")
 
 
+def companions(pid: int) -> list[int]:
+    """Return all processes that share the mount namespace of *pid*, itself included."""
+    ours = _mount_namespace(str(pid))
+    return [int(each) for each in os.listdir("/proc") if each.isdigit() and _mount_namespace(each) == ours]  # noqa: PTH208
+
+
+def _mount_namespace(pid: str) -> str | None:
+    try:
+        return os.readlink(f"/proc/{pid}/ns/mnt")  # noqa: PTH115
+    except OSError:
+        return None  # it has ended, or is about to
+
+
 def _kibibytes(path: Path) -> dict[str, int]:
     """Return the lines ``Name:   123 kB`` of *path* in bytes."""
     values = {}

@@ -18,6 +18,8 @@ _MODULES: Mapping[str, str] = {
     "memory": "bench.memory",
     "filters": "bench.filters",
     "filter-cost": "bench.filter_cost",
+    "dhcp": "bench.dhcp",
+    "metadata": "bench.metadata",
     "fastpath": "bench.fastpath",
 }
 
