@@ -18,14 +18,17 @@ from agent.core.plan import Key, Plan, Value
 from agent.l2.planner import plan_l2
 from agent.l2.planner import wanted_claims as l2_claims
 from agent.l2.settings import LocalSettings
+from agent.service_planner import plan_services
+from agent.service_planner import wanted_claims as service_claims
 
 # What may use an allocated number; as long as something old is there, its number is not free.
-NUMBERED_DRIVERS: Final = frozenset(("ovs", "zones", "flows", "conntrack"))
+NUMBERED_DRIVERS: Final = frozenset(("ovs", "zones", "responder", "flows", "conntrack"))
 
 
-def wanted_claims(snapshot: HostSnapshot, switch: SwitchView) -> set[Claim]:
-    """Return the numbers that a plan of *snapshot* needs, with what is plugged in."""
-    return l2_claims(snapshot, switch)
+def wanted_claims(snapshot: HostSnapshot, switch: SwitchView, *, services: bool = False) -> set[Claim]:
+    """Return the numbers that a plan of *snapshot* needs, with what is plugged in; *services* as in the settings."""
+    claims = l2_claims(snapshot, switch)
+    return claims | service_claims(snapshot.ports) if services else claims
 
 
 def build_plan(
@@ -36,9 +39,10 @@ def build_plan(
     The problems of snapshot and switch view are passed on with the planners' own.
     """
     memo.begin()
-    groups, problems = plan_l2(snapshot, allocations, switch, memo, local)
+    answered = plan_services(snapshot, allocations, memo, local)
+    groups, problems = plan_l2(snapshot, allocations, switch, memo, local, answered.services)
     memo.end()
-    return Plan(groups, (*snapshot.problems, *switch.problems, *problems))
+    return Plan(groups, (*snapshot.problems, *switch.problems, *answered.problems, *problems))
 
 
 class Planning:
@@ -78,7 +82,7 @@ class Planning:
         if before is not None and before[0] is snapshot.ports and before[1] is switch.interfaces:
             return []
         in_use = self._in_use or {}
-        wanted, problems = allocate(in_use, wanted_claims(snapshot, switch))
+        wanted, problems = allocate(in_use, wanted_claims(snapshot, switch, services=self._local.services))
         self._wanted = wanted if wanted != self._wanted else self._wanted
         self._in_use = {**in_use, **self._wanted}
         # What got no number is asked for again and again: one may have come back.
@@ -91,6 +95,6 @@ class Planning:
 
     def afresh(self, snapshot: HostSnapshot, switch: SwitchView) -> tuple[Plan, tuple[Problem, ...]]:
         """Return what ``make`` would, from scratch and without remembering anything."""
-        numbers, problems = allocate(self._in_use or {}, wanted_claims(snapshot, switch))
+        numbers, problems = allocate(self._in_use or {}, wanted_claims(snapshot, switch, services=self._local.services))
         plan = build_plan(snapshot, numbers, switch, Memo(), self._local)
         return plan, (*plan.problems, *problems)

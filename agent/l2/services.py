@@ -21,7 +21,7 @@ from agent.core.openflow import match
 from agent.core.service_identity import METADATA4, METADATA6, METADATA_PORT, SERVER_MAC
 from agent.l2.neighbors import ARP_REQUEST, NEIGHBOR_SOLICITATION, TO_REPLY
 from agent.l2.pipeline import IDENTITY, PORT, Goto, Table, add
-from agent.l2.port_security import ROUTER_SOLICITATION
+from agent.l2.port_security import NEIGHBOR_ADVERTISEMENT, ROUTER_ADVERTISEMENT, ROUTER_SOLICITATION
 from agent.l2.segments import Segment
 
 TO_LOCAL = Goto(Table.LOCAL)
@@ -38,12 +38,21 @@ OURS = 120
 ENTRY = 100
 OTHER = 0
 
-DHCP_SERVER, DHCPV6_SERVER = 67, 547
+DHCP_SERVER, DHCP_CLIENT = 67, 68
+DHCPV6_CLIENT, DHCPV6_SERVER = 546, 547
 TO_EVERYBODY = "255.255.255.255"
 SERVERS_AND_RELAYS = "ff02::1:2"  # RFC 8415, section 7.1
 ALL_ROUTERS = "ff02::2"
 IDENTITY_BITS = 16
 WHOLE = "no"  # value of nw_frag: not a fragment
+
+_Packets = tuple[str, dict[str, int | str]]  # a protocol and fields of a match
+_TOLD: tuple[_Packets, ...] = (
+    ("udp", {"tp_src": DHCP_SERVER, "tp_dst": DHCP_CLIENT}),
+    ("udp6", {"tp_src": DHCPV6_SERVER, "tp_dst": DHCPV6_CLIENT}),
+    ("icmp6", {"icmp_type": ROUTER_ADVERTISEMENT, "icmp_code": 0}),
+    ("icmp6", {"icmp_type": NEIGHBOR_ADVERTISEMENT, "icmp_code": 0}),
+)
 SERVER_LINK_LOCAL = service_identity.link_local(SERVER_MAC)
 
 
@@ -70,9 +79,13 @@ def add_fixed(flows: dict[str, str]) -> None:
 
 
 def add_dhcp_device(flows: dict[str, str], ofport: int | None) -> None:
-    """Add what all ports' DHCP needs: the device's entry if it has a number, and that frames to us end here."""
+    """Add what all ports' DHCP needs: the device's entry if it has a number, and that frames to us end here.
+
+    Whoever sends there reads what tenants write: nothing is taken from it but answers.
+    """
     if ofport is not None:
-        add(flows, Table.CLASSIFY, ENTRY, match(in_port=ofport), TO_FROM_SERVICES)
+        for protocol, fields in _TOLD:
+            add(flows, Table.CLASSIFY, ENTRY, match(protocol, in_port=ofport, **fields), TO_FROM_SERVICES)
     add(flows, Table.SERVICES, NEVER, match(reg4=0, dl_dst=SERVER_MAC))
     add(flows, Table.SERVICES, NOT_SERVED, match(reg4=0), TO_LOCAL)
     add(flows, Table.SERVICES, NOTHING_ELSE, match(dl_dst=SERVER_MAC))
@@ -101,17 +114,14 @@ def add_network(flows: dict[str, str], segment: Segment, needs: NetworkNeeds, of
         add(flows, Table.SERVICES, SERVED, text, *_to_responder(), openflow.output(ofport))
 
 
-_Asked = tuple[str, dict[str, int | str]]
-
-
-def _dhcpv4(needs: NetworkNeeds) -> list[_Asked]:
+def _dhcpv4(needs: NetworkNeeds) -> list[_Packets]:
     if not needs.dhcpv4:
         return []
     targets = (TO_EVERYBODY, *(server for server in needs.servers if ":" not in server))
     return [("udp", {"nw_dst": target, "tp_dst": DHCP_SERVER, "nw_frag": WHOLE}) for target in targets]
 
 
-def _dhcpv6(needs: NetworkNeeds) -> list[_Asked]:
+def _dhcpv6(needs: NetworkNeeds) -> list[_Packets]:
     if not needs.dhcpv6:
         return []
     own = (server for server in needs.servers if ":" in server)
@@ -119,9 +129,9 @@ def _dhcpv6(needs: NetworkNeeds) -> list[_Asked]:
     return [("udp6", {"ipv6_dst": _text6(t), "tp_dst": DHCPV6_SERVER, "nw_frag": WHOLE}) for t in targets]
 
 
-def _solicitations(needs: NetworkNeeds) -> list[_Asked]:
+def _solicitations(needs: NetworkNeeds) -> list[_Packets]:
     """Return questions for routers, and who-has questions for what is ours."""
-    found: list[_Asked] = []
+    found: list[_Packets] = []
     if needs.advertised:
         for target in (ALL_ROUTERS, SERVER_LINK_LOCAL):
             fields: dict[str, int | str] = {"ipv6_dst": _text6(target), "icmp_type": ROUTER_SOLICITATION}

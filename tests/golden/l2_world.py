@@ -7,6 +7,7 @@ Names stand for ids; the MAC address of port number N of a world is fa:16:3e:00:
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from ipaddress import ip_address, ip_network
 
 from agent.core import naming
 from agent.core.allocations import Allocations, allocate
@@ -32,12 +33,15 @@ from agent.core.model import (
     SecurityGroup,
     SecurityGroupId,
     SecurityGroupRule,
+    Subnet,
     SubnetId,
     SwitchView,
 )
 from agent.core.plan import Group
-from agent.l2.planner import plan_l2, wanted_claims
+from agent.l2.planner import plan_l2
 from agent.l2.settings import LocalSettings
+from agent.planner import wanted_claims
+from agent.service_planner import plan_services
 
 BOTH = frozenset({NetworkType.VXLAN, NetworkType.GENEVE})
 OFPORTS = {"hp-vxlan": 1001, "hp-geneve": 1002, "hp-i-physnet1": 1003}
@@ -54,6 +58,8 @@ def mac(number: int) -> str:
 
 
 SETTINGS = LocalSettings(underlay(1), BOTH, {"physnet1": "br-phy"}, "dummy")
+SERVING = replace(SETTINGS, services=True)
+SERVICE_OFPORTS = {"hp-dhcp": 1004, "hp-meta": 1005}
 
 
 @dataclass
@@ -64,6 +70,7 @@ class World:
     ofports: dict[str, int] = field(default_factory=lambda: dict(OFPORTS))
     bridges: set[str] = field(default_factory=lambda: {"br-int", "br-phy"})
     networks: dict[NetworkId, Network] = field(default_factory=dict)
+    subnets: dict[NetworkId, tuple[Subnet, ...]] = field(default_factory=dict)
     ports: dict[PortId, Port] = field(default_factory=dict)
     endpoints: dict[NetworkId, dict[EndpointId, Endpoint]] = field(default_factory=dict)
     hosts: dict[HostName, Host] = field(default_factory=dict)
@@ -90,6 +97,12 @@ class World:
         self.networks[network_id] = Network(network_id, name, type_, segment, physnet, 1450, up)
         self.endpoints.setdefault(network_id, {})
 
+    def subnet(self, network: str, cidr: str, gateway: str | None = None, **columns: object) -> None:
+        """Add a subnet; its id is its prefix, and so the ports' addresses find it."""
+        network_id = NetworkId(network)
+        made = Subnet(SubnetId(cidr), cidr, network_id, cidr, gateway, **columns)  # type: ignore[arg-type]
+        self.subnets[network_id] = (*self.subnets.get(network_id, ()), made)
+
     def port(
         self,
         number: int,
@@ -107,7 +120,7 @@ class World:
         With *groups* it is filtered, and plugged hybrid unless *hybrid* says otherwise.
         """
         port_id = PortId(f"p{number}")
-        fixed = tuple(FixedIp(address, SubnetId("any")) for address in addresses)
+        fixed = tuple(FixedIp(address, self._subnet_of(network, address)) for address in addresses)
         allowed = tuple(AddressPair(cidr, pair_mac) for cidr, pair_mac in pairs)
         chosen = tuple(sorted(SecurityGroupId(group) for group in groups or ()))
         self.ports[port_id] = Port(
@@ -128,6 +141,13 @@ class World:
             in_bridge = groups is not None if hybrid is None else hybrid
             name = naming.hybrid_veth_names(port_id)[1] if in_bridge else f"tap{number}"
             self.interfaces[port_id] = PluggedInterface(name, port_id, number)
+
+    def _subnet_of(self, network: str, address: str) -> SubnetId:
+        """Return the subnet that an address is of; where a test does not care there is none."""
+        for subnet in self.subnets.get(NetworkId(network), ()):
+            if ip_address(address) in ip_network(subnet.cidr):
+                return subnet.id
+        return SubnetId("any")
 
     def group(self, name: str, *rules: SecurityGroupRule, **settings: bool | int) -> None:
         """Add a security group; *settings* are fields of ``SecurityGroup``."""
@@ -164,6 +184,7 @@ class World:
             revision=1,
             in_sync=True,
             networks=dict(self.networks),
+            subnets=dict(self.subnets),
             ports=dict(self.ports),
             endpoints={network: dict(known) for network, known in self.endpoints.items()},
             hosts=dict(self.hosts),
@@ -181,12 +202,15 @@ class World:
         """Plan it all; with *problems_of_numbers* some may get no number."""
         memo = memo or Memo()
         snapshot = self.snapshot()
-        self.allocations, refused = allocate(self.allocations, wanted_claims(snapshot, self.switch()))
+        claims = wanted_claims(snapshot, self.switch(), services=self.settings.services)
+        self.allocations, refused = allocate(self.allocations, claims)
         assert problems_of_numbers or not refused
         memo.begin()
-        groups, problems = plan_l2(snapshot, self.allocations, self.switch(), memo, self.settings)
+        answered = plan_services(snapshot, self.allocations, memo, self.settings)
+        groups, problems = plan_l2(snapshot, self.allocations, self.switch(), memo, self.settings, answered.services)
         memo.end()
-        return {str(object_id): group for object_id, group in groups.items()}, problems + refused
+        found = {str(object_id): group for object_id, group in groups.items()}
+        return found, [*problems, *answered.problems, *refused]
 
     def flows(self) -> dict[str, str]:
         """Return all flows; no two groups may have the same."""
@@ -300,4 +324,43 @@ def filters_world() -> World:
     world.port(5, "blue", "10.0.0.5", groups=())
     world.port(6, "blue", "10.0.0.6", hybrid=True)
     world.port(7, "blue", "10.0.0.7")
+    return world
+
+
+SERVER6 = "2001:db8:1::ffff"
+
+
+def services_world() -> World:
+    """Return a host whose ports are answered: two networks with equal addresses, and all that is different.
+
+    Ports 1, 2 of blue; 3 of green, as port 1; 4 has no port security, 5 no addresses, 6 any address, 7 is not
+    served, 8 is on a network without IPv4, 9 on one without DHCP, 10 without subnets, 11 is filtered.
+    """
+    world = World(settings=SERVING, ofports={**OFPORTS, **SERVICE_OFPORTS})
+    world.host("there", underlay(2))
+    world.network("blue", "vxlan", 5000)
+    world.network("green", "vlan", 100)
+    world.network("six", "local")
+    world.network("silent", "flat")
+    world.network("bare", "local")
+    for network in ("blue", "green"):
+        world.subnet(network, "10.0.0.0/24", "10.0.0.254", server_address="10.0.0.253")
+        modes = {"ipv6_address_mode": "dhcpv6-stateful", "ipv6_ra_mode": "dhcpv6-stateful"}
+        world.subnet(network, "2001:db8:1::/64", server_address=SERVER6, **modes)
+    world.subnet("six", "2001:db8:6::/64", ipv6_address_mode="slaac", ipv6_ra_mode="slaac")
+    world.subnet("silent", "10.9.0.0/24", dhcp=False)
+    world.group("web")
+    world.port(1, "blue", "10.0.0.1", "2001:db8:1::1")
+    world.port(2, "blue", "10.0.0.2", "2001:db8:1::2")
+    world.port(3, "green", "10.0.0.1", "2001:db8:1::1")
+    world.port(4, "blue", "10.0.0.4", "2001:db8:1::4", secure=False)
+    world.port(5, "blue")
+    world.port(6, "blue", "10.0.0.6", "2001:db8:1::6", pairs=(("0.0.0.0/0", mac(6)), ("::/0", mac(6))))
+    world.port(7, "blue", "10.0.0.7", "2001:db8:1::7")
+    world.change_port(7, device_owner="network:router_interface")
+    world.port(8, "six", "2001:db8:6::8")
+    world.port(9, "silent", "10.9.0.9")
+    world.port(10, "bare")
+    world.port(11, "blue", "10.0.0.11", "2001:db8:1::11", groups=("web",))
+    world.endpoint(21, "blue", "there", "10.0.0.21", "2001:db8:1::21")
     return world
