@@ -7,6 +7,7 @@ how many packets it tried, what came of them, and what memory it took.
 
 from __future__ import annotations
 
+import gc
 import random
 import resource
 import struct
@@ -34,15 +35,23 @@ from scapy.layers.dhcp6 import (
     DHCP6OptUserClass,
     DHCP6OptVendorClass,
 )
+from scapy.layers.inet6 import ICMPv6ND_NS, ICMPv6NDOptSrcLLAddr, IPv6
+from scapy.layers.l2 import Ether
 
-from agent.dhcp import answers6, frames6, v6_packet
+from agent.core.service_identity import METADATA6
+from agent.dhcp import answers6, frames6, neighbor_answers, v6_packet
 from agent.dhcp.data import BootData, PortData
 from agent.dhcp.frames import ones_sum
 from tests.dhcp6_client import (
     CLIENT_ID,
+    IDENTITY,
+    LINK_LOCAL,
+    MAC,
     OWN,
     PORT,
     SERVER_ID,
+    SERVER_LINK_LOCAL,
+    SERVER_MAC,
     SLAAC,
     STATEFUL,
     STATELESS,
@@ -81,7 +90,27 @@ _CLIENTS = tuple(
         DHCP6_InfoRequest() / CLIENT_ID,
     )
 )
-_OTHERS = udp_frame(DHCP6_RelayForward() / CLIENT_ID), rs_frame(options=[source_option()]), rs_frame(src="::")
+
+
+def _ns_frame(target: str, *, src: str = LINK_LOCAL, dst: str | None = None) -> bytes:
+    """Return the question who has *target*; without *dst* it goes to the target's solicited-node group."""
+    group = frames6.packed(target)[-3:].hex()
+    header = IPv6(src=src, dst=dst or f"ff02::1:ff{group[:2]}:{group[2:]}", hlim=255)
+    asked = Ether(src=MAC, dst=IDENTITY) / header / ICMPv6ND_NS(tgt=target)
+    return bytes(asked if src == "::" else asked / ICMPv6NDOptSrcLLAddr(lladdr=MAC))
+
+
+OURS = SERVER_LINK_LOCAL, METADATA6, *(subnet.server for subnet in (STATEFUL, STATELESS, SLAAC) if subnet.server)
+_OTHERS = (
+    udp_frame(DHCP6_RelayForward() / CLIENT_ID),
+    rs_frame(options=[source_option()]),
+    rs_frame(src="::"),
+    _ns_frame(METADATA6),
+    _ns_frame(SERVER_LINK_LOCAL, dst=SERVER_LINK_LOCAL),
+    _ns_frame(OURS[-1]),
+    _ns_frame(OURS[-1], src="::"),
+    _ns_frame(OWN),
+)
 CORPUS = _CLIENTS + _OTHERS
 _NUMBERS = (0, 1, 2, 3, 5, 6, 13, 25, 0x7F, 0x80, 0xFF, 0xFFFF)
 _MESSAGE = 14 + 40  # octets before the UDP or ICMPv6 header
@@ -158,6 +187,10 @@ def _judge_answer(asked: frames6.Envelope, answer: bytes, port: PortData) -> Non
     assert said.envelope.eth_src == asked.eth_dst, "it would reach another port"
     assert not asked.eth_src[0] & 1
     if isinstance(said, frames6.ControlMessage):
+        if said.type == neighbor_answers.NEIGHBOR_ADVERTISEMENT:
+            assert said.body[4:20] in map(frames6.packed, OURS), "an address that is not ours"
+            assert said.body[20:] == b"\2\1" + frames6.packed_mac(SERVER_MAC)
+            assert said.envelope.eth_dst in (asked.eth_src, b"\x33\x33\0\0\0\1"), "it would reach somebody else"
         return
     message = v6_packet.decode(said.payload)
     request = v6_packet.read_request(message)
@@ -175,6 +208,7 @@ def run(seconds: float, seed: int) -> None:
     found: Counter[str] = Counter()
     end = time.monotonic() + seconds
     slowest = 0.0
+    gc.freeze()  # scapy's objects, which a collection would walk through, are none of ours
     begin_size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     while time.monotonic() < end:
         for _ in range(1000):

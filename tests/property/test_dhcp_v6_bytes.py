@@ -48,11 +48,12 @@ def test_any_options_of_any_message_are_judged(kind, options):
 
 def test_changed_messages_of_clients_are_answered_as_what_they_are_or_not_at_all():
     dice = random.Random(4)
-    found = Counter(judge(mutate(dice.choice(CORPUS), dice)) for _ in range(6000))
+    found = Counter(judge(mutate(dice.choice(CORPUS), dice)) for _ in range(8000))
 
     assert found["  malformed"] > 100  # it tries both
     assert found["dhcpv6 solicit answered"] > 100
     assert found["ra solicitation answered"] > 100
+    assert found["nd solicitation answered"] > 30
     assert len(found) > 20
 
 
