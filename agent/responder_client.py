@@ -36,6 +36,10 @@ class ResponderAwayError(AgentError):
     actor = Actor.NOBODY
 
 
+class ResponderSilentError(ResponderAwayError):
+    """Somebody is there and does not answer in time."""
+
+
 @dataclass(frozen=True, slots=True)
 class Hello:
     """Who answers: ``generation`` is of one process, ``protocol`` (major, minor); ``pid`` is what the kernel says."""
@@ -188,7 +192,7 @@ class ResponderClient:
         poller.register(self._socket, select.POLLIN | (0 if outgoing.is_done else select.POLLOUT))
         events = poller.poll(max(wait, 0) * 1000)
         if not events:
-            raise ResponderAwayError(f"the responder at {self._path} does not answer")
+            raise ResponderSilentError(f"the responder at {self._path} does not answer")
         try:
             if events[0][1] & select.POLLOUT:
                 outgoing.send(self._socket)

@@ -172,10 +172,14 @@ class ResponderDriver:
         return self._service.value_of(digest) if key == responder_service.KEY else Served(digest)
 
     def _withdraw_sockets(self, session: _Session, delta: Delta) -> dict[Key, Exception]:
-        """Have sockets closed that are replaced or go, because an address may have but one listener."""
+        """Have sockets closed that are of no use any more, because an address may have but one listener."""
         for key in delta.deletes:
             self._sockets.forget(key)
-        gone = [key for key in (*delta.updates, *delta.deletes) if key.startswith(PREFIX) and key not in session.left]
+        gone = [key for key in delta.deletes if key.startswith(PREFIX)]
+        for key, (_, new) in delta.updates.items():
+            if isinstance(new, ResponderSocket) and not self._sockets.has(key, new):
+                gone.append(key)
+        gone = [key for key in gone if key not in session.left]
         answers = session.client.ask([Request({"type": "delete", "key": key}) for key in gone])
         return {key: _refusal(key, answer.error) for key, answer in zip(gone, answers, strict=True) if answer.error}
 

@@ -39,13 +39,16 @@ class Sockets:
 
         Raises ApplyError.
         """
-        kept = self._kept.get(key)
-        if kept is not None and not _is_as_wanted(kept, wanted):
+        if not self.has(key, wanted):
             self.forget(key)
-            kept = None
-        if kept is None:
-            kept = self._kept[key] = _open(wanted)
+            self._kept[key] = _open(wanted)
+        kept = self._kept[key]
         return kept, _digest(wanted, namespace_sockets.place_of_socket(kept))
+
+    def has(self, key: Key, wanted: ResponderSocket) -> bool:
+        """Tell whether the socket that is kept is as *wanted*.  Raises ApplyError."""
+        kept = self._kept.get(key)
+        return kept is not None and _is_as_wanted(kept, wanted)
 
     def missing(self) -> bool:
         """Tell whether nothing is kept, as when we have just started."""
@@ -73,7 +76,7 @@ def value_of(digest: str, place: Places) -> ResponderSocket:
     Raises ApplyError.
     """
     try:
-        kind, namespace, device, address, port, cookie, index = digest.split(" ")
+        kind, namespace, device, address, port, cookie, index = bytes.fromhex(digest).decode().split(" ")
         found = ResponderSocket(SocketKind(kind), namespace, device, "" if address == _NONE else address, int(port))
         here = Place(int(cookie), int(index))
     except ValueError:  # of a version that we do not know
@@ -84,9 +87,12 @@ def value_of(digest: str, place: Places) -> ResponderSocket:
 
 
 def _digest(wanted: ResponderSocket, here: Place) -> str:
-    """Return what tells a socket from all others, so that `value_of` can be asked by a process without memory."""
+    """Return what tells a socket from all others, so that `value_of` can be asked by a process without memory.
+
+    Letters and digits only: it becomes part of a name in systemd's descriptor store.
+    """
     described = (wanted.kind, wanted.namespace, wanted.device, wanted.address or _NONE, wanted.port)
-    return " ".join(map(str, (*described, here.cookie, here.index)))
+    return " ".join(map(str, (*described, here.cookie, here.index))).encode().hex()
 
 
 def _reads(here: Place, there: Place | None) -> bool:
