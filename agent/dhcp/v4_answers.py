@@ -295,8 +295,10 @@ def _next_server(options: Mapping[int, bytes]) -> bytes:
     addresses = options.get(Code.TFTP_ADDRESS, b"")
     if len(addresses) >= len(NO_ADDRESS):
         return addresses[: len(NO_ADDRESS)]
+    if Code.TFTP_SERVER not in options:
+        return NO_ADDRESS  # of nearly all ports: raising an exception for them would cost a tenth of an answer
     try:
-        return IPv4Address(options.get(Code.TFTP_SERVER, b"").decode("ascii")).packed
+        return IPv4Address(options[Code.TFTP_SERVER].decode("ascii")).packed
     except ValueError:
         return NO_ADDRESS
 
