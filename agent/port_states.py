@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Is a port up, or why not?  Pure: from what is wanted, plugged in and not done.
 
-A port is up when every *gate* lets it.  Gates are a list that later work adds to
-(filters, DHCP, metadata); each is asked in order and the first that objects gives
-the reason that operators see.  A port that is up has a reason when its security groups
-let less pass than the store says.
+A port is up when every *gate* lets it.  Gates are asked in order and the first that
+objects gives the reason that operators see.  A port that is up has a reason when its
+security groups let less pass than the store says, or when what it is answered by DHCP or
+as metadata is not all that the store says: who is up does not go down for that.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
-from agent.core import naming
+from agent.core import naming, service_identity
 from agent.core.errors import Problem
 from agent.core.model import HostSnapshot, NetworkId, Port, PortId, SecurityGroup, SecurityGroupId, SwitchView
 from agent.core.report import PortState
 
 FOR_FILTERS = frozenset(("bridges", "ipset", "iptables", "members", "zones"))  # drivers that only hybrid plugs need
+FOR_SERVICES = frozenset(("netns", "responder", "routes"))  # drivers that only ports need that are answered
 NUMBERLESS = "has no OpenFlow port number yet"
 _OF_GROUPS = ("security_group:", "members:")
 NOT_FOR_PORTS = frozenset(("conntrack",))  # ends what is no longer allowed: a port that waits for it is up
@@ -29,7 +30,8 @@ class PortFacts:
 
     ``unfinished`` has the first reason by object id, ``unusable`` the drivers that
     cannot be read or written, ``lost`` those of them that have been so for long,
-    ``problems`` the first text by object id.
+    ``problems`` the first text by object id.  ``services`` tells whether this host answers
+    DHCP and metadata requests.
     """
 
     snapshot: HostSnapshot
@@ -38,6 +40,7 @@ class PortFacts:
     unusable: frozenset[str] = frozenset()
     lost: frozenset[str] = frozenset()
     problems: Mapping[str, str] = field(default_factory=dict)
+    services: bool = False
 
     def says_the_same(self, other: PortFacts) -> bool:
         """Tell whether the states of the ports are those of *other*; a snapshot may differ in what is not theirs."""
@@ -46,7 +49,9 @@ class PortFacts:
             self.switch is other.switch
             and mine.ports is others.ports
             and mine.networks is others.networks
+            and (mine.subnets is others.subnets or not self.services)
             and mine.problems == others.problems
+            and self.services == other.services
             and self.unfinished == other.unfinished
             and (self.unusable, self.lost) == (other.unusable, other.lost)
             and self.problems == other.problems
@@ -60,6 +65,19 @@ def first_by_object(problems: tuple[Problem, ...]) -> dict[str, str]:
     for problem in problems:
         texts.setdefault(problem.object_id, problem.text)
     return texts
+
+
+_ANSWERS: Mapping[str, str] = {"dhcp": "DHCP", "metadata": "the metadata service"}
+
+
+def concerned(owner: str) -> str:
+    """Return the object whose ports wait for what is not finished of *owner*.
+
+    A network's flood groups are the network's own business, but without what is
+    answered on it, its ports still have the network.
+    """
+    base, _, part = owner.partition("/")
+    return owner if part in _ANSWERS or part == "services" else base
 
 
 def _wanted_up(port: Port, facts: PortFacts) -> str | None:
@@ -97,11 +115,47 @@ def _usable(port: Port, facts: PortFacts, before: PortState | None) -> str | Non
     failure: its flows are as they were.
     """
     interface = facts.switch.interfaces.get(port.id)
-    was_up = before is not None and before.up and interface is not None and before.ofport == interface.ofport
-    missing = (facts.lost if was_up else facts.unusable) - NOT_FOR_PORTS
+    missing = (facts.lost if _was_up(port, facts, before) else facts.unusable) - NOT_FOR_PORTS
     if interface is None or not naming.is_hybrid_interface(interface.name):
         missing -= FOR_FILTERS
+    if not _is_served(port, facts):
+        missing -= FOR_SERVICES
     return f"{', '.join(sorted(missing))} cannot be used at the moment, retried" if missing else None
+
+
+def _was_up(port: Port, facts: PortFacts, before: PortState | None) -> bool:
+    """Tell whether a port was up and is plugged in as it was."""
+    interface = facts.switch.interfaces.get(port.id)
+    return before is not None and before.up and interface is not None and before.ofport == interface.ofport
+
+
+def _is_served(port: Port, facts: PortFacts) -> bool:
+    """Tell whether the port is answered anything here: without subnets there is nothing to say."""
+    if not facts.services or not facts.snapshot.subnets.get(port.network):
+        return False
+    return service_identity.is_served(port.device_owner)
+
+
+def _unanswered(port: Port, facts: PortFacts) -> str | None:
+    """Say what is missing of what answers the port, None if nothing is."""
+    if not _is_served(port, facts):
+        return None
+    for part, name in _ANSWERS.items():
+        for owner in (f"port:{port.id}/{part}", f"host:{part}"):
+            if owner in facts.unfinished:
+                return f"{name} is not in place: {facts.unfinished[owner]}"
+    if (text := facts.unfinished.get(f"network:{port.network}/services")) is not None:
+        return f"DHCP is not in place: {text}"
+    for device in (service_identity.DHCP_DEVICE, service_identity.METADATA_DEVICE):
+        if facts.switch.ofports.get(device, 0) < 1:
+            return f"{device} {NUMBERLESS}"
+    return facts.problems.get(f"responder:{port.id}")
+
+
+def _answered_less(port: Port, facts: PortFacts) -> str:
+    """Say what the port is answered less than the store says, "" if nothing."""
+    found = (facts.problems.get(f"port:{port.id}/{part}") for part in _ANSWERS)
+    return next((text for text in found if text is not None), "") if _is_served(port, facts) else ""
 
 
 def _impaired_groups(facts: PortFacts) -> dict[SecurityGroupId, str]:
@@ -135,31 +189,39 @@ def port_states(facts: PortFacts, previous: Mapping[PortId, PortState], now: flo
     states: dict[PortId, PortState] = {}
     impaired = _impaired_groups(facts)
     for port in facts.snapshot.ports.values():
-        reason = next((text for gate in GATES if (text := gate(port, facts)) is not None), None)
-        if reason is None:
-            reason = _usable(port, facts, previous.get(port.id)) or ""
+        before = previous.get(port.id)
         less = next((impaired[group] for group in port.security_groups if group in impaired), "")
-        interface = facts.switch.interfaces.get(port.id)
-        states[port.id] = _kept(
-            previous.get(port.id),
-            PortState(
-                port.id,
-                port.name,
-                port.network,
-                up=not reason,
-                reason=reason or less,
-                since=now,
-                interface=None if interface is None else interface.name,
-                ofport=None if interface is None else interface.ofport,
-            ),
-        )
+        states[port.id] = _kept(before, _state_of(port, facts, before, less, now))
     for problem in facts.snapshot.problems:
         noun, _, uuid = problem.object_id.partition(":")
         port_id = PortId(uuid)
-        if noun == "port" and port_id not in states:
+        if noun == "port" and "/" not in uuid and port_id not in states:
             state = PortState(port_id, "", NetworkId(""), up=False, reason=problem.text, since=now)
             states[port_id] = _kept(previous.get(port_id), state)
     return states
+
+
+def _state_of(port: Port, facts: PortFacts, before: PortState | None, less: str, now: float) -> PortState:
+    """Return the state of one port; *less* is what its groups let pass less than they should, if anything."""
+    objections = (gate(port, facts) for gate in GATES)
+    reason = next((text for text in objections if text is not None), None) or _usable(port, facts, before) or ""
+    remark = less or _answered_less(port, facts)
+    unanswered = _unanswered(port, facts) if not reason else None
+    if unanswered is not None and not _was_up(port, facts, before):
+        reason = unanswered
+    elif unanswered is not None and facts.unusable.isdisjoint(FOR_SERVICES):
+        remark = unanswered  # else it is a moment's failure, and nobody's news
+    interface = facts.switch.interfaces.get(port.id)
+    return PortState(
+        port.id,
+        port.name,
+        port.network,
+        up=not reason,
+        reason=reason or remark,
+        since=now,
+        interface=None if interface is None else interface.name,
+        ofport=None if interface is None else interface.ofport,
+    )
 
 
 def is_news(ports: Mapping[PortId, PortState], before: Mapping[PortId, PortState]) -> bool:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -22,9 +23,11 @@ from agent.core.model import (
     SecurityGroup,
     SecurityGroupId,
     SecurityGroupRule,
+    Subnet,
+    SubnetId,
     SwitchView,
 )
-from agent.port_states import PortFacts, is_news, port_states
+from agent.port_states import PortFacts, concerned, is_news, port_states
 
 NETWORK = Network(NetworkId("n"), "blue", NetworkType.LOCAL, None, None, 1500)
 PORT = Port(PortId("p"), "vm1", NETWORK.id, "fa:16:3e:00:00:01", ())
@@ -118,6 +121,91 @@ def test_a_port_whose_row_makes_no_sense_is_down_and_says_why():
     states = port_states(replace(given, snapshot=replace(given.snapshot, problems=(problem,))), {}, 5.0)
     assert states[PORT.id].up
     assert states[PortId("q")].reason == "port vm2: not a MAC"
+
+
+SUBNET = Subnet(SubnetId("s"), "s", NETWORK.id, "10.0.0.0/24", None)
+DEVICES = {"hp-dhcp": 11, "hp-meta": 12}
+
+
+def served_facts(port=PORT, devices=DEVICES, subnets=(SUBNET,), **more):
+    """Return the facts of a host that answers DHCP and metadata requests."""
+    given = facts(port, services=True, **more)
+    snapshot = replace(given.snapshot, subnets={NETWORK.id: subnets})
+    return replace(given, snapshot=snapshot, switch=replace(given.switch, ofports=devices))
+
+
+RESTARTING: dict[str, Any] = {
+    "unusable": frozenset({"responder"}),
+    "unfinished": {"port:p/dhcp": "responder: it has ended"},
+}
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        (served_facts(), ""),
+        (served_facts(devices={"hp-meta": 12}), "hp-dhcp has no OpenFlow port number yet"),
+        (served_facts(devices={"hp-dhcp": 11}), "hp-meta has no OpenFlow port number yet"),
+        (served_facts(unfinished={"port:p/dhcp": "responder: away"}), "DHCP is not in place: responder: away"),
+        (served_facts(unfinished={"port:p/metadata": "flows: no"}), "the metadata service is not in place: flows: no"),
+        (served_facts(unfinished={"host:dhcp": "netns: taken"}), "DHCP is not in place: netns: taken"),
+        (served_facts(unfinished={"network:n/services": "flows: no"}), "DHCP is not in place: flows: no"),
+        (served_facts(problems={"responder:p": "all numbers are in use"}), "all numbers are in use"),
+        (served_facts(**RESTARTING), "responder cannot be used"),
+        (served_facts(unfinished={"port:q/dhcp": "responder: away"}), ""),
+        (served_facts(replace(PORT, device_owner="network:dhcp"), devices={}), ""),
+        (served_facts(replace(PORT, device_owner="network:dhcp"), **RESTARTING), ""),
+        (served_facts(subnets=(), devices={}), ""),
+        (facts(**RESTARTING), ""),
+    ],
+)
+def test_a_port_is_up_when_what_answers_it_is_in_place(given, reason):
+    (state,) = port_states(given, {}, 5.0).values()
+    assert reason in state.reason
+    assert state.up is (reason == "")
+
+
+def test_a_port_that_is_up_stays_so_and_says_nothing_while_the_responder_restarts():
+    up = port_states(served_facts(), {}, 5.0)
+    assert port_states(served_facts(**RESTARTING), up, 6.0)[PORT.id] is up[PORT.id]
+    lost = served_facts(**RESTARTING, lost=frozenset({"responder"}))
+    assert not port_states(lost, up, 6.0)[PORT.id].up
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        {"unfinished": {"port:p/dhcp": "responder: refused"}},
+        {"problems": {"port:p/dhcp": "port vm1: dhcp option mtu: refused"}},
+        {"problems": {"port:p/metadata": "port vm1: metadata: user_data: refused"}},
+    ],
+)
+def test_a_port_that_is_up_and_is_answered_less_than_it_should_be_says_so(trouble):
+    up = port_states(served_facts(), {}, 5.0)
+    state = port_states(served_facts(**trouble), up, 6.0)[PORT.id]
+    assert state.up
+    assert "refused" in state.reason
+
+
+def test_what_is_wrong_with_a_ports_options_is_no_port_of_its_own():
+    problem = Problem("port:p/dhcp", "dhcp_options", "port vm1: no such option", Actor.CLOUD)
+    given = served_facts()
+    states = port_states(replace(given, snapshot=replace(given.snapshot, problems=(problem,))), {}, 5.0)
+    assert list(states) == [PORT.id]
+
+
+@pytest.mark.parametrize(
+    ("owner", "expected"),
+    [
+        ("port:p", "port:p"),
+        ("port:p/dhcp", "port:p/dhcp"),
+        ("network:n/flood/3", "network:n"),
+        ("network:n/services", "network:n/services"),
+        ("host:metadata", "host:metadata"),
+    ],
+)
+def test_whose_ports_wait_for_an_object(owner, expected):
+    assert concerned(owner) == expected
 
 
 def test_that_a_port_is_about_to_come_up_is_no_news_and_all_else_is():
