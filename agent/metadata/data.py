@@ -107,7 +107,7 @@ def encode_metadata(data: MetadataData) -> Json:
 
 def decode_metadata(value: object) -> MetadataData:
     """Return what `encode_metadata` was given; raise InputError if *value* is something else."""
-    return _build(MetadataData, value)
+    return _decode(MetadataData, value)
 
 
 def encode_service(data: ServiceData) -> Json:
@@ -117,7 +117,7 @@ def encode_service(data: ServiceData) -> Json:
 
 def decode_service(value: object) -> ServiceData:
     """Return what `encode_service` was given; raise InputError if *value* is something else."""
-    return _build(ServiceData, value)
+    return _decode(ServiceData, value)
 
 
 _Data: TypeAlias = ContentData | MetadataData | NovaData | Limits | ServiceData
@@ -138,9 +138,16 @@ def _encode(value: object) -> object:
     return value
 
 
+def _decode(cls: Callable[..., _T], value: object) -> _T:
+    try:
+        return _build(cls, value)
+    except (TypeError, ValueError) as err:
+        raise InputError(f"metadata: {err}") from None
+
+
 def _build(cls: Callable[..., _T], value: object) -> _T:
     if not isinstance(value, dict):
-        raise InputError("metadata: what stands for an object is none")
+        raise TypeError("is not an object")
     found: dict[str, object] = {}
     for name, reader in _READERS[cls].items():
         if name not in value:
@@ -148,10 +155,10 @@ def _build(cls: Callable[..., _T], value: object) -> _T:
         try:
             found[name] = reader(value[name])
         except (TypeError, ValueError) as err:
-            raise InputError(f"metadata: {name}: {err}") from None
+            raise ValueError(f"{name}: {err}") from None
     missing = _REQUIRED[cls] - found.keys()
     if missing:
-        raise InputError(f"metadata: {', '.join(sorted(missing))} is missing")
+        raise ValueError(f"{', '.join(sorted(missing))} is missing")
     return cls(**found)
 
 
