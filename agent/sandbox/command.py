@@ -38,7 +38,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     up.add_argument(
         "-f", "--file", metavar="FILE", help="apply FILE and make an instance for each of its ports (-: stdin)"
     )
-    up.add_argument("--dhcp", action="store_true", help="let instances get their addresses by DHCP (not served yet)")
+    up.add_argument("--dhcp", action="store_true", help="let instances get their addresses by DHCP")
     up.set_defaults(run=_up)
 
     inside = verbs.add_parser("exec", help="run a command on a host or in an instance")
@@ -70,14 +70,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def _up(args: argparse.Namespace) -> int:
-    if args.dhcp:
-        raise InputError("sandbox: --dhcp: DHCP is not served yet; without it instances get their addresses statically")
+    if args.dhcp and args.file is None:
+        raise InputError("sandbox: --dhcp: is about the instances of a file; name one with -f")
     document = _document(args.file, args.hosts)
     # Ended by a signal, leave nothing behind: the same way out as an interrupt from the keyboard.
     signal.signal(signal.SIGTERM, _terminated)
     begun = time.monotonic()
     sandbox = Sandbox.create(args.name, args.hosts)
-    status = EXIT_DONE if document is None else _bring_up(sandbox, document)
+    status = EXIT_DONE if document is None else _bring_up(sandbox, document, dhcp=args.dhcp)
     hosts = ", ".join(f"{host.name} ({host.address})" for host in sandbox.hosts)
     write_line(f"sandbox {args.name}: {hosts} up in {time.monotonic() - begun:.1f} s")
     return status
@@ -95,11 +95,11 @@ def _document(file: str | None, hosts: int) -> Document | None:
     return document
 
 
-def _bring_up(sandbox: Sandbox, document: Document) -> int:
+def _bring_up(sandbox: Sandbox, document: Document, *, dhcp: bool) -> int:
     from agent.sandbox.instances import bring_up
 
     try:
-        done = bring_up(sandbox, document)
+        done = bring_up(sandbox, document, dhcp=dhcp)
     except BaseException:  # the file cannot be applied, or we were interrupted: let it be tried again
         remove(sandbox.name)
         raise

@@ -196,10 +196,43 @@ def test_a_file_that_cannot_be_is_refused_and_nothing_stays(file: str, complaint
     assert not (ROOT / other.name).exists()
 
 
-def test_dhcp_is_refused_with_a_reason() -> None:
+ASKING = """
+networks:
+  blue: {type: vxlan, mtu: 1400}
+subnets:
+  blue4: {network: blue, cidr: 10.0.0.0/24}
+  blue6: {network: blue, cidr: "2001:db8::/64", ipv6_mode: slaac}
+ports:
+  vm1: {network: blue, host: host1, mac_address: "fa:16:3e:00:00:01", fixed_ips: [10.0.0.11]}
+  web1: {network: blue, host: host1, fixed_ips: [10.0.0.14], security_groups: [web]}
+security_groups:
+  web: [{direction: egress}]
+"""
+
+
+def test_with_dhcp_instances_ask_for_their_addresses_and_a_restarted_responder_answers() -> None:
+    shell = Shell(unique_name())
+    try:
+        done = shell.run("up", "--hosts", "1", "--dhcp", "-f", "-", stdin=ASKING)
+        assert done.returncode == 0, done.stderr
+        for instance, address in (("vm1", "10.0.0.11/24"), ("web1", "10.0.0.14/24")):
+            assert address in shell.good("exec", instance, "--", "ip", "-o", "-4", "address", "show", "dev", "eth0")
+        before = shell.status()["hosts"][0]["pids"]["responder"]  # type: ignore[index]
+        shell.good("restart", "host1", "--what", "responder")
+        assert shell.status()["hosts"][0]["pids"]["responder"] not in (None, before)  # type: ignore[index]
+        metadata = shell.good("exec", "web1", "--", "curl", "-sS", "http://169.254.169.254/latest/meta-data/local-ipv4")
+        assert metadata == "10.0.0.14"
+        addresses = shell.good("exec", "vm1", "--", "ip", "-o", "-6", "address", "show", "dev", "eth0")
+        assert "2001:db8::f816:3eff:fe00:1/64" in addresses
+    finally:
+        shell.good("down")
+    assert_nothing_left(shell.name)
+
+
+def test_dhcp_is_about_the_instances_of_a_file() -> None:
     done = Shell(unique_name()).run("up", "--dhcp")
     assert done.returncode == 1
-    assert "DHCP is not served yet" in done.stderr
+    assert "name one with -f" in done.stderr
 
 
 DEMO = [sys.executable, "-m", "agent.sandbox.demo"]
