@@ -8,7 +8,7 @@ from collections import Counter
 
 from agent.store.chunks import LARGEST, address_bits
 from agent.store.writer import Writer
-from agent.store.writer_view import View
+from agent.store.writer_view import Row, View
 
 
 def assert_consistent(writer: Writer) -> None:
@@ -21,7 +21,12 @@ def _check(view: View) -> None:
     told = Counter((e.network.uuid, e.mac, tuple(sorted(e.addresses)), e.host) for e in view.rows("Endpoint"))
     assert told == Counter((p.network.uuid, p.mac_address, tuple(sorted(p.fixed_ips)), p.host) for p in ports)
     claimed = Counter((claim.network.uuid, claim.address) for claim in view.rows("IP_Allocation"))
-    assert claimed == Counter((p.network.uuid, address) for p in ports for address in p.fixed_ips)
+    subnets = view.rows("Subnet")
+    held = Counter((p.network.uuid, address) for p in ports for address in p.fixed_ips)
+    held += Counter((s.network.uuid, address) for s in subnets for address in s.server_address)
+    assert claimed == held
+    for subnet in subnets:
+        _check_server(subnet)
     assert not [address for address, times in claimed.items() if times > 1]
     segments = Counter((s.type, s.physnet, s.id) for s in view.rows("Segment_Allocation"))
     wanted = [n for n in networks if n.type != "local"]
@@ -36,6 +41,16 @@ def _check(view: View) -> None:
     claims += Counter(("default_security_group", group.project) for group in groups if group.default_claim)
     assert names == claims
     _check_members(view)
+
+
+def _check_server(subnet: Row) -> None:
+    """Assert that a subnet answers DHCP from an address of its own, or from none if it does not answer."""
+    assert [claim.address for claim in subnet.server_allocation] == subnet.server_address
+    for address in subnet.server_address:
+        assert subnet.enable_dhcp
+        assert ":" not in subnet.cidr or subnet.ipv6_address_mode or subnet.ipv6_ra_mode
+        assert ipaddress.ip_address(address) in ipaddress.ip_network(subnet.cidr)
+        assert [address] != subnet.gateway_ip
 
 
 def _check_members(view: View) -> None:

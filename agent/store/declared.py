@@ -14,14 +14,14 @@ from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
 from agent.core.errors import InputError
-from agent.store import declared_groups, writer_kinds
+from agent.store import declared_groups, writer_kinds, writer_metadata
 from agent.store.declared_changes import differences, mark, only, said
-from agent.store.document import UNSET, Document, Entry, F, NetworkFields, PortFields, Unset
+from agent.store.document import UNSET, Document, Entry, F, MetadataServiceFields, NetworkFields, PortFields, Unset
 from agent.store.records import Change
 from agent.store.validate import Subject
 from agent.store.writer_addresses import reserve
 from agent.store.writer_kinds import ADDRESS_GROUP, HOST, NETWORK, PORT, SECURITY_GROUP, SUBNET, Kind
-from agent.store.writer_records import Record
+from agent.store.writer_records import Record, metadata_service_record
 from agent.store.writer_session import SET_KEY, Session
 from agent.store.writer_view import Row, label
 
@@ -52,14 +52,34 @@ def apply(session: Session, document: Document, set_name: str | None, prune: boo
     changes += declared_groups.security_groups(session, document.security_groups, set_name)
     for network in sorted(document.networks, key=_leaves_segment_open):
         changes += _declare(session, NETWORK, network, set_name)
+    _reserve_addresses(session, document.ports)  # before subnets choose what they answer DHCP from
     for subnet in document.subnets:
         changes += _declare(session, SUBNET, subnet, set_name)
-    _reserve_addresses(session, document.ports)
+    changes += _metadata_service(session, document.metadata_service, set_name, prune)
     ports = [change for port in document.ports for change in _declare(session, PORT, port, set_name)]
     for kind, row in doomed:
         if kind is not PORT:
             writer_kinds.delete(session, kind, row)
     return (*removed, *changes, *session.made_besides, *ports)
+
+
+def _metadata_service(
+    session: Session, entry: Entry[MetadataServiceFields] | None, set_name: str | None, prune: bool
+) -> Iterator[Change]:
+    """Name the metadata service, or none any more if it was this set that named it."""
+    kind, row = writer_metadata.SUBJECT.kind, writer_metadata.find(session)
+    if entry is None:
+        if prune and row is not None and row.external_ids.get(SET_KEY) == set_name:
+            writer_metadata.remove(session)
+            yield Change(kind, "", "delete")
+        return
+    before = None if row is None else metadata_service_record(row)
+    row, _ = writer_metadata.put(session, Subject(kind, "", entry.line), entry.fields)
+    if before is None:
+        mark(session, row, set_name)
+        yield Change(kind, "", "create", said(entry.fields))
+    elif changed := differences(before, metadata_service_record(row)):
+        yield Change(kind, "", "change", changed)
 
 
 def _refuse_doubles(document: Document) -> None:

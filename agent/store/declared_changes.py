@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from dataclasses import fields
 
-from agent.store.document import Fields, FixedIpRequest, RuleFields, given
-from agent.store.records import FieldChange, FixedIpRecord
+from agent.store.document import Fields, FixedIpRequest, HostRoute, RuleFields, given
+from agent.store.records import FieldChange, FixedIpRecord, HostRouteRecord
 from agent.store.validate import Subject, words
 from agent.store.writer_records import Record
 from agent.store.writer_session import SET_KEY, Session
@@ -49,6 +49,8 @@ def _shown(value: object) -> object:
         return tuple(_shown(item) for item in value)
     if isinstance(value, FixedIpRecord):
         return value.address
+    if isinstance(value, HostRoute | HostRouteRecord):
+        return f"{value.destination} via {value.nexthop}"
     if isinstance(value, FixedIpRequest):
         if value.subnet is None:
             return value.address

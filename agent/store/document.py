@@ -53,12 +53,22 @@ class NetworkFields:
 
 
 @dataclass(frozen=True, slots=True)
+class HostRoute:
+    """A route that instances are told: a prefix and the address of the router that leads there."""
+
+    destination: str
+    nexthop: str
+
+
+@dataclass(frozen=True, slots=True)
 class SubnetFields:
     """A subnet.
 
     ``network`` by name or id; ``gateway`` None means none; ``allocation_pools`` are
     ``first-last``.  ``ipv6_mode`` (slaac, dhcpv6-stateful, dhcpv6-stateless) sets both
     ``ipv6_address_mode`` and ``ipv6_ra_mode``, which a cloud may give one by one.
+    ``server_address`` is what DHCP is answered from, chosen if it is not given.  ``dns``
+    are the addresses of name servers in the order in which they are to be asked.
     """
 
     network: str | Unset = UNSET
@@ -69,6 +79,9 @@ class SubnetFields:
     ipv6_mode: str | Unset | None = UNSET
     ipv6_address_mode: str | Unset | None = UNSET
     ipv6_ra_mode: str | Unset | None = UNSET
+    server_address: str | Unset = UNSET
+    dns: tuple[str, ...] | Unset = UNSET
+    host_routes: tuple[HostRoute, ...] | Unset = UNSET
     project: str | Unset = UNSET
     external_ids: Mapping[str, str] | Unset = UNSET
 
@@ -93,6 +106,12 @@ class PortFields:
     means no filter.  A new port that does not say gets its project's default group, as
     in Neutron; one without a project, one without port security and one of the network
     itself (``device_owner`` begins with ``network:``) are not filtered.
+
+    ``hostname`` is what the instance is to call itself, empty for a name made of its
+    address.  ``dhcp_options`` by dnsmasq's names or numbers, with ``option6:`` in front for
+    DHCPv6 (``agent.dhcp.v4_options``, ``v6_options``); an empty value takes an option away.
+    ``metadata`` by the keys of ``agent.core.port_metadata``; empty leaves them to the
+    metadata service, or to what follows from the port.
     """
 
     network: str | Unset = UNSET
@@ -105,6 +124,9 @@ class PortFields:
     security_groups: tuple[str, ...] | Unset | None = UNSET
     device_owner: str | Unset = UNSET
     device_id: str | Unset = UNSET
+    hostname: str | Unset = UNSET
+    dhcp_options: Mapping[str, str] | Unset = UNSET
+    metadata: Mapping[str, str] | Unset = UNSET
     project: str | Unset = UNSET
     external_ids: Mapping[str, str] | Unset = UNSET
 
@@ -171,9 +193,46 @@ class HostFields:
     external_ids: Mapping[str, str] | Unset = UNSET
 
 
-Fields: TypeAlias = NetworkFields | SubnetFields | PortFields | HostFields | SecurityGroupFields | AddressGroupFields
+@dataclass(frozen=True, slots=True)
+class MetadataServiceFields:
+    """The metadata service of all instances that have no metadata of their own: Nova's metadata API.
+
+    ``url`` is its base, http or https, without a path.  The files are absolute paths on
+    each host; ``secret_file`` holds the secret that requests are signed with, ``ca_file`` (or
+    the system's authorities) and the client's certificate and key are for https.
+    ``insecure`` means not to look at Nova's certificate.  ``timeout`` in seconds.
+    """
+
+    url: str | Unset = UNSET
+    secret_file: str | Unset = UNSET
+    ca_file: str | Unset | None = UNSET
+    client_cert_file: str | Unset | None = UNSET
+    client_key_file: str | Unset | None = UNSET
+    insecure: bool | Unset = UNSET
+    timeout: float | Unset = UNSET
+    external_ids: Mapping[str, str] | Unset = UNSET
+
+
+Fields: TypeAlias = (
+    NetworkFields
+    | SubnetFields
+    | PortFields
+    | HostFields
+    | SecurityGroupFields
+    | AddressGroupFields
+    | MetadataServiceFields
+)
 T = TypeVar("T")
-F = TypeVar("F", NetworkFields, SubnetFields, PortFields, HostFields, SecurityGroupFields, AddressGroupFields)
+F = TypeVar(
+    "F",
+    NetworkFields,
+    SubnetFields,
+    PortFields,
+    HostFields,
+    SecurityGroupFields,
+    AddressGroupFields,
+    MetadataServiceFields,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +246,7 @@ class Entry(Generic[F]):
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A declarative file, in the order in which it is written."""
+    """A declarative file, in the order in which it is written; of the metadata service there is at most one."""
 
     networks: tuple[Entry[NetworkFields], ...] = ()
     subnets: tuple[Entry[SubnetFields], ...] = ()
@@ -195,6 +254,7 @@ class Document:
     hosts: tuple[Entry[HostFields], ...] = ()
     security_groups: tuple[Entry[SecurityGroupFields], ...] = ()
     address_groups: tuple[Entry[AddressGroupFields], ...] = ()
+    metadata_service: Entry[MetadataServiceFields] | None = None
 
 
 def given(values: Fields) -> dict[str, object]:

@@ -11,6 +11,7 @@ from enum import StrEnum
 from agent.core.errors import StoreError
 
 _INDEX_TABLE = re.compile(r'multiple rows in "(\w+)" table to have identical values')
+_FULL_TABLE = re.compile(r'causes "(\w+)" table to contain')
 
 
 class Cause(StrEnum):
@@ -58,8 +59,9 @@ def parse_refusal(message: str) -> Refusal:
         table = _INDEX_TABLE.search(details)
         if table is not None:
             return Refusal(Cause.CLASH, text, table.group(1))
-        if 'causes "Global" table to contain' in details:  # two first writers
-            return Refusal(Cause.CLASH, text, "Global")
+        full = _FULL_TABLE.search(details)
+        if full is not None:  # two first writers of what there is one of
+            return Refusal(Cause.CLASH, text, full.group(1))
     return Refusal(Cause.OTHER, text)
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import ipaddress
 import random
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import chain, islice
 from typing import TypeAlias
 
 IPAddress: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -121,6 +121,21 @@ class AddressPool:
             if address not in self._used:
                 self._used.add(address)
                 return address
+
+
+def highest_free(
+    network: IPNetwork, pools: Iterable[str], used: Collection[str], attempt: int, rng: random.Random
+) -> str | None:
+    """Return the highest free address of *pools*, or after lost races one near it; None if fewer than two are free.
+
+    The last one is a port's: an address to answer from is of no use to a subnet that has none to give.
+    """
+    make = type(network.network_address)
+    ranges = reversed(pool_ranges(pools))
+    free = (n for low, high in ranges for n in range(high, low - 1, -1) if str(make(n)) not in used)
+    two = list(islice(free, 2))
+    number = pick(chain(two, free), attempt, rng) if len(two) == 2 else None
+    return None if number is None else str(make(number))
 
 
 def eui64_address(network: IPNetwork, mac: str) -> str:

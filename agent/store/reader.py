@@ -32,19 +32,25 @@ from agent.core.model import (
 )
 from agent.ovsdb import PROBE_INTERVAL_MS, IdlThread
 from agent.refusable_idl import RefusableIdl
-from agent.store import filter_rows, rows
+from agent.store import filter_rows, rows, service_rows
 from agent.store.conditions import Conditions, Needs
 from agent.store.gathered import ByOwner, Groups
+from agent.store.service_rows import Doubts
 
 COLUMNS: Mapping[str, tuple[str, ...]] = {
     "Global": ("generation", "revision"),
-    "Network": ("name", "type", "segmentation_id", "physnet", "mtu", "admin_state_up"),
+    "Network": ("name", "type", "segmentation_id", "physnet", "mtu", "admin_state_up", "dns_domain"),
     "Subnet": (
         "name", "network", "cidr", "gateway_ip", "enable_dhcp", "ipv6_address_mode", "ipv6_ra_mode",
+        "server_address", "dns_nameservers", "host_routes",
     ),
     "Port": (
-        "name", "network", "mac_address", "fixed_ips", "host", "device_owner", "admin_state_up",
-        "port_security_enabled", "allowed_address_pairs", "filtered", "security_groups",
+        "name", "network", "mac_address", "fixed_ips", "host", "device_owner", "device_id", "project",
+        "admin_state_up", "port_security_enabled", "allowed_address_pairs", "filtered", "security_groups",
+        "hostname", "dhcp_options", "metadata",
+    ),
+    "Metadata_Service": (
+        "url", "secret_file", "ca_file", "client_cert_file", "client_key_file", "insecure", "timeout",
     ),
     "Security_Group": ("name", "stateful", "log", "log_rate", "log_burst"),
     "Security_Group_Rule": (
@@ -59,16 +65,18 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
     "Port_Status": ("port", "host", "up", "reason", "since"),
 }  # fmt: skip
 
-_FREEZE: Mapping[str, Callable[[Any, Any], Any]] = {  # of a row and what it was frozen to before
-    "Network": lambda row, _: rows.network(row),
-    "Subnet": lambda row, _: rows.subnet(row),
-    "Port": lambda row, _: rows.port(row),
-    "Endpoint": lambda row, _: rows.endpoint(row),
-    "Host": lambda row, _: rows.host(row),
-    "Security_Group": lambda row, _: filter_rows.security_group(row),
-    "Security_Group_Rule": lambda row, _: filter_rows.rule(row),
-    "Address_Group": lambda row, _: filter_rows.address_group(row),
-    "Address_Chunk": filter_rows.address_chunk,
+# Of a row, what it was frozen to before, and a list that takes what of it is left out.
+_FREEZE: Mapping[str, Callable[[Any, Any, Doubts], Any]] = {
+    "Network": lambda row, _, doubts: service_rows.network(row, doubts),
+    "Subnet": lambda row, _, doubts: service_rows.subnet(row, doubts),
+    "Port": lambda row, _, doubts: service_rows.port(row, doubts),
+    "Metadata_Service": lambda row, _, doubts: service_rows.metadata_service(row, doubts),
+    "Endpoint": lambda row, *_: rows.endpoint(row),
+    "Host": lambda row, *_: rows.host(row),
+    "Security_Group": lambda row, *_: filter_rows.security_group(row),
+    "Security_Group_Rule": lambda row, *_: filter_rows.rule(row),
+    "Address_Group": lambda row, *_: filter_rows.address_group(row),
+    "Address_Chunk": lambda row, before, _: filter_rows.address_chunk(row, before),
 }
 
 _Key = TypeVar("_Key")
@@ -119,6 +127,7 @@ class SnapshotReader:
         self._conditions = Conditions(self._idl, host)
         self._frozen: dict[str, dict[Any, Any]] = {table: {} for table in _FREEZE}
         self._faults: dict[str, dict[Any, _Fault]] = {table: {} for table in _FREEZE}
+        self._doubts: dict[str, dict[Any, Doubts]] = {table: {} for table in _FREEZE}
         self._subnets: dict[NetworkId, tuple[Subnet, ...]] = {}
         self._endpoints: ByOwner[NetworkId, EndpointId, Endpoint] = ByOwner()
         self._groups = Groups()
@@ -181,9 +190,9 @@ class SnapshotReader:
             if row is None:
                 self._drop(table, uuid)
                 continue
-            before = frozen.get(uuid)
+            before, doubts = frozen.get(uuid), Doubts()
             try:
-                noun = _FREEZE[table](row, before)
+                noun = _FREEZE[table](row, before, doubts)
             except (rows.RowError, ValueError, TypeError, StopIteration) as unknown:
                 # A later version of the schema may hold values that we cannot even name.
                 err = (
@@ -195,15 +204,23 @@ class SnapshotReader:
                 self._faults[table][uuid] = _Fault(err, _value(row, "name"), _value(row, "group"))
                 self._changed.add(table)
                 continue
-            if self._faults[table].pop(uuid, None) is not None:
+            if self._faults[table].pop(uuid, None) is not None or doubts != self._doubts[table].get(uuid, []):
                 self._changed.add(table)
+            self._doubt(table, uuid, doubts)
             if before == noun:
                 continue
             frozen[uuid] = noun
             self._changed.add(table)
             self._file(table, before, noun)
 
+    def _doubt(self, table: str, uuid: Any, doubts: Doubts) -> None:
+        if doubts:
+            self._doubts[table][uuid] = doubts
+        else:
+            self._doubts[table].pop(uuid, None)
+
     def _drop(self, table: str, uuid: Any) -> None:
+        self._doubts[table].pop(uuid, None)
         before = self._frozen[table].pop(uuid, None)
         if self._faults[table].pop(uuid, None) is not None or before is not None:
             self._changed.add(table)
@@ -280,6 +297,7 @@ class SnapshotReader:
             security_groups=_same(self._groups.chosen(needs.groups), last.security_groups),
             address_chunks=_same(self._chunks.publish(needs.owners), last.address_chunks),
             owners=_same(self._groups.called(needs.owners), last.owners),
+            metadata_service=next(iter(self._frozen["Metadata_Service"].values()), None),
             problems=problems if problems != last.problems else last.problems,
         )
         return True
@@ -288,6 +306,12 @@ class SnapshotReader:
         for table, faults in self._faults.items():
             for uuid, fault in faults.items():
                 yield self._problem(table, str(uuid), fault)
+        for table, doubtful in self._doubts.items():
+            for uuid, doubts in doubtful.items():
+                name = getattr(self._frozen[table].get(uuid), "name", "")
+                yield from service_rows.problems(table.lower(), str(uuid), name, doubts)
+        for subnets in (self._subnets.get(network, ()) for network in self._needs.networks):
+            yield from service_rows.lacking_servers(subnets)
         for row in self._frozen["Address_Chunk"].values():
             if row.not_addresses:
                 yield self._strange_addresses(row)

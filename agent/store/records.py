@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Generic, TypeVar
 
+from agent.store import metadata_form
+
 R_co = TypeVar("R_co", covariant=True)
 
 
@@ -51,8 +53,19 @@ class NetworkRecord(_Record):
 
 
 @dataclass(frozen=True, slots=True)
+class HostRouteRecord(_Record):
+    """A route that instances are told."""
+
+    destination: str
+    nexthop: str
+
+
+@dataclass(frozen=True, slots=True)
 class SubnetRecord(_Record):
-    """A subnet; ``network`` is an id, ``network_name`` its name; pools are ``first-last``."""
+    """A subnet; ``network`` is an id, ``network_name`` its name; pools are ``first-last``.
+
+    ``server_address`` is what DHCP is answered from, None if it is not.
+    """
 
     id: str
     name: str
@@ -64,6 +77,9 @@ class SubnetRecord(_Record):
     allocation_pools: tuple[str, ...]
     ipv6_address_mode: str | None
     ipv6_ra_mode: str | None
+    server_address: str | None = None
+    dns: tuple[str, ...] = ()
+    host_routes: tuple[HostRouteRecord, ...] = ()
     project: str = ""
     external_ids: Mapping[str, str] = field(default_factory=dict)
 
@@ -81,8 +97,9 @@ class PortRecord(_Record):
     """A port and what the agent of its host says about it.
 
     ``security_groups`` are names, or ids of what has none; None if the port is not
-    filtered.  ``up`` is None while that agent has said nothing; ``reason`` is why it is
-    not up; ``since`` is in Unix seconds.
+    filtered.  ``metadata`` is by the keys of ``agent.core.port_metadata``; programs are
+    shown it in the form of the file.  ``up`` is None while that agent has said nothing;
+    ``reason`` is why it is not up; ``since`` is in Unix seconds.
     """
 
     id: str
@@ -99,11 +116,18 @@ class PortRecord(_Record):
     device_id: str
     security_groups: tuple[str, ...] | None = None
     security_group_ids: tuple[str, ...] = ()
+    hostname: str = ""
+    dhcp_options: Mapping[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, str] = field(default_factory=dict)
     project: str = ""
     external_ids: Mapping[str, str] = field(default_factory=dict)
     up: bool | None = None
     reason: str = ""
     since: float | None = None
+
+    def to_dict(self) -> dict[str, object]:
+        """Return plain values only, metadata as in a file."""
+        return {**_Record.to_dict(self), "metadata": metadata_form.structured(self.metadata)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +206,20 @@ class HostRecord(_Record):
 
 
 @dataclass(frozen=True, slots=True)
+class MetadataServiceRecord(_Record):
+    """The metadata service; ``timeout`` in seconds, files that are not given are None."""
+
+    url: str
+    secret_file: str
+    ca_file: str | None
+    client_cert_file: str | None
+    client_key_file: str | None
+    insecure: bool
+    timeout: float
+    external_ids: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class FieldChange(_Record):
     """One field of a changed object; for what is not set the value is None."""
 
@@ -195,7 +233,8 @@ class Change(_Record):
     """What a declarative file does to one object; ``verb`` is create, change or delete.
 
     Of a changed group's rules and addresses the old value is what goes, the new one what comes.
-    ``project`` is that of a default security group: all of these have one name.
+    ``project`` is that of a default security group: all of these have one name.  The
+    metadata service has none.
     """
 
     kind: str

@@ -4,7 +4,8 @@
 Every function takes an IDL row and returns the noun, or raises RowError that names
 the column.  The raw data of the row is read (``row._data``), not the attributes:
 those build Python objects for referenced rows, which costs ten times as much and
-gives an ``Atom`` where the referenced row is outside this host's conditions.
+gives an ``Atom`` where the referenced row is outside this host's conditions.  What
+only DHCP and metadata are made of is added in ``service_rows``.
 """
 
 from __future__ import annotations
@@ -131,6 +132,8 @@ def port(row: Any) -> Port:
         port_security=one(row, "port_security_enabled"),
         allowed_address_pairs=tuple(_address_pair(text, mac) for text in sorted(many(row, "allowed_address_pairs"))),
         device_owner=one(row, "device_owner"),
+        device_id=one(row, "device_id"),
+        project=shared(one(row, "project")),
         filtered=one(row, "filtered") or bool(groups),  # a row that says both means the closed one
         security_groups=groups,
     )

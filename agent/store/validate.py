@@ -33,6 +33,8 @@ AUTOMATIC_MODES = ("slaac", "dhcpv6-stateless")  # the address follows from the 
 LOG_EVENTS = ("accept", "drop")
 LOG_LIMIT = 10000
 
+OUR_MACS = ("02:48:50:00:", "02:48:50:01:")  # agent.core.service_identity
+
 _MAC = re.compile(r"(?:[0-9a-f]{2}:){5}[0-9a-f]{2}")
 _HOST_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,253}[A-Za-z0-9])?")
 _LABEL = re.compile(r"[A-Za-z0-9_.-]+")
@@ -59,7 +61,7 @@ class Subject:
     def error(self, text: str) -> InputError:
         """Return the error *text* about this object."""
         where = "" if self.line is None else f"line {self.line}: "
-        return InputError(f"{where}{words(self.kind)} {self.name}: {text}")
+        return InputError(f"{where}{' '.join(filter(None, (words(self.kind), self.name)))}: {text}")
 
 
 def is_uuid(text: str) -> bool:
@@ -145,6 +147,8 @@ def mac(subject: Subject, text: str) -> str:
         raise subject.error(f"mac_address {text} is a multicast address")
     if canonical == "00:00:00:00:00:00":
         raise subject.error(f"mac_address {text} is not usable")
+    if canonical.startswith(OUR_MACS):
+        raise subject.error(f"mac_address {text} is one of those that Hostplane itself answers from")
     return canonical
 
 

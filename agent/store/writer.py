@@ -16,7 +16,15 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
-from agent.store import declared, writer_address_groups, writer_kinds, writer_records, writer_rules, writer_wait
+from agent.store import (
+    declared,
+    writer_address_groups,
+    writer_kinds,
+    writer_metadata,
+    writer_records,
+    writer_rules,
+    writer_wait,
+)
 from agent.store.connection import DEFAULT_TIMEOUT, StoreBackend, TlsFiles, connect
 from agent.store.document import (
     UNSET,
@@ -24,6 +32,7 @@ from agent.store.document import (
     Document,
     F,
     HostFields,
+    MetadataServiceFields,
     NetworkFields,
     PortFields,
     RuleFields,
@@ -36,6 +45,7 @@ from agent.store.records import (
     Applied,
     Change,
     HostRecord,
+    MetadataServiceRecord,
     NetworkRecord,
     PortRecord,
     SecurityGroupRecord,
@@ -46,7 +56,7 @@ from agent.store.records import (
 from agent.store.writer_kinds import Kind
 from agent.store.writer_session import Session
 from agent.store.writer_transaction import read, rehearse, write
-from agent.store.writer_view import TABLES, View
+from agent.store.writer_view import TABLES, Row, View
 
 R = TypeVar("R")
 
@@ -265,6 +275,21 @@ class Writer:
         """Return all hosts by name, also those that have only reported."""
         return self.read(_hosts)
 
+    # Metadata
+
+    def get_metadata_service(self) -> MetadataServiceRecord | None:
+        """Return the metadata service, None if the store names none."""
+        return self.read(lambda view: (row := writer_metadata.find(view)) and _metadata_service(row))
+
+    def set_metadata_service(self, fields: MetadataServiceFields) -> Written[MetadataServiceRecord]:
+        """Name the metadata service, or change the given fields of the one that is named."""
+        subject = writer_metadata.SUBJECT
+        return self.write(lambda session: _metadata_service(writer_metadata.put(session, subject, fields)[0]))
+
+    def unset_metadata_service(self) -> Written[MetadataServiceRecord | None]:
+        """Name no metadata service any more; the result is the one that there was."""
+        return self.write(_unset_metadata_service)
+
     # The store as a whole
 
     def revision(self) -> tuple[str, int]:
@@ -373,6 +398,17 @@ class Writer:
             return [record(view, row) for row in rows]
 
         return self.read(look)
+
+
+def _metadata_service(row: Row) -> MetadataServiceRecord:
+    return writer_records.metadata_service_record(row)
+
+
+def _unset_metadata_service(session: Session) -> MetadataServiceRecord | None:
+    row = writer_metadata.find(session)
+    record = None if row is None else _metadata_service(row)
+    writer_metadata.remove(session)
+    return record
 
 
 def _host(view: View, ref: str) -> HostRecord:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 from agent.store import ipam, validate, writer_members
 from agent.store.document import FixedIpRequest
@@ -152,23 +153,33 @@ def set_addresses(session: Session, subject: Subject, port: Row, addresses: Mapp
         session.touched_ports.add(str(port.uuid))
     doubtful = [a for a in addresses if a not in present and session.is_contested(port.network, a)]
     if doubtful:
-        session.check_later(lambda: _check_owner(session, subject, port, doubtful))
+        session.check_later(lambda: check_owner(session, subject, port, "fixed ip", doubtful))
 
 
-def _check_owner(session: Session, subject: Subject, port: Row, addresses: Iterable[str]) -> None:
-    """Raise InputError if another port has one of *addresses* when all is written."""
-    network = port.network
-    holders = session.once(("holders", network.uuid), lambda: _holders(session.ports(network)))
+def check_owner(session: Session, subject: Subject, owner: Row, field: str, addresses: Iterable[str]) -> None:
+    """Raise InputError if another port or subnet than *owner* has one of *addresses* when all is written."""
+    network = owner.network
+    held = session.once(("holders", network.uuid), lambda: holders(session, network))
     for address in addresses:
-        for other in holders.get(address, ()):
-            if other.uuid != port.uuid:
-                where = f"on network {label(network)}"
-                raise subject.error(f"fixed ip {address} is in use by port {label(other)} {where}")
+        for other in held.get(address, ()):
+            if other.row.uuid != owner.uuid:
+                raise subject.error(f"{field} {address} is in use by {other.text} on network {label(network)}")
 
 
-def _holders(ports: Iterable[Row]) -> dict[str, list[Row]]:
-    found: dict[str, list[Row]] = defaultdict(list)
-    for port in ports:
+class Holder(NamedTuple):
+    """A port or subnet that has an address of its own, and what to call it."""
+
+    row: Row
+    text: str
+
+
+def holders(session: Session, network: Row) -> dict[str, list[Holder]]:
+    """Return who has which address of *network*."""
+    found: dict[str, list[Holder]] = defaultdict(list)
+    for port in session.ports(network):
         for address in port.fixed_ips:
-            found[address].append(port)
+            found[address].append(Holder(port, f"port {label(port)}"))
+    for subnet in session.subnets(network):
+        for address in subnet.server_address:
+            found[address].append(Holder(subnet, f"the DHCP server of subnet {label(subnet)}"))
     return found

@@ -7,7 +7,7 @@ import uuid
 from collections import defaultdict
 
 from agent.core.model import NetworkType
-from agent.store import ipam, validate
+from agent.store import ipam, validate, validate_services
 from agent.store.document import NetworkFields, Unset, or_default
 from agent.store.validate import Subject
 from agent.store.writer_options import default_mtu, largest_mtu, segment_ranges
@@ -34,7 +34,7 @@ def create(session: Session, subject: Subject, name: str, fields: NetworkFields,
         segment=[] if kind is NetworkType.LOCAL else [_segment(session, kind, physnet, number)],
         mtu=validate.mtu(subject, mtu, largest_mtu(session.options, kind)),
         project=or_default(fields.project, ""),
-        dns_domain=or_default(fields.dns_domain, ""),
+        dns_domain=validate_services.dns_domain(subject, or_default(fields.dns_domain, "")),
         admin_state_up=or_default(fields.admin_state_up, True),
         port_security_enabled=or_default(fields.port_security, True),
         external=or_default(fields.external, False),
@@ -117,12 +117,13 @@ def change(session: Session, subject: Subject, row: Row, fields: NetworkFields) 
         if mtu < validate.MIN_IPV6_MTU and any(":" in subnet.cidr for subnet in session.subnets(row)):
             raise subject.error(f"mtu {mtu} is too small for its IPv6 subnets ({validate.MIN_IPV6_MTU} at least)")
         columns["mtu"] = mtu
+    if not isinstance(fields.dns_domain, Unset):
+        columns["dns_domain"] = validate_services.dns_domain(subject, fields.dns_domain)
     if not isinstance(fields.external_ids, Unset):
         columns["external_ids"] = keep_our_ids(row, validate.external_ids(subject, fields.external_ids))
     columns |= given_columns(
         admin_state_up=fields.admin_state_up,
         external=fields.external,
-        dns_domain=fields.dns_domain,
         port_security_enabled=fields.port_security,
         project=fields.project,
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import uuid
 from collections import defaultdict
 
-from agent.store import validate, writer_groups, writer_members
+from agent.store import validate, validate_services, writer_groups, writer_members
 from agent.store.document import PortFields, Unset, or_default
 from agent.store.validate import Subject
 from agent.store.writer_addresses import default_addresses, moved_addresses, set_addresses, wished_addresses
@@ -55,6 +55,9 @@ def create(session: Session, subject: Subject, name: str, fields: PortFields, po
         allowed_address_pairs=_pairs(subject, or_default(fields.allowed_address_pairs, ()), secured),
         filtered=groups is not None,
         security_groups=groups or [],
+        hostname=validate_services.hostname(subject, or_default(fields.hostname, "")),
+        dhcp_options=validate_services.dhcp_options(subject, or_default(fields.dhcp_options, {})),
+        metadata=validate_services.metadata(subject, or_default(fields.metadata, {})),
         external_ids=validate.external_ids(subject, or_default(fields.external_ids, {})),
     )
     writer_members.note(session, row)
@@ -144,6 +147,7 @@ def change(session: Session, subject: Subject, row: Row, fields: PortFields) -> 
         row.verify("allowed_address_pairs")
     if not (isinstance(fields.security_groups, Unset) and isinstance(fields.port_security, Unset)):
         columns |= _group_columns(session, subject, row, fields, secured)
+    columns |= _told_columns(subject, fields)
     if not isinstance(fields.external_ids, Unset):
         columns["external_ids"] = keep_our_ids(row, validate.external_ids(subject, fields.external_ids))
     columns |= given_columns(
@@ -162,6 +166,18 @@ def change(session: Session, subject: Subject, row: Row, fields: PortFields) -> 
     _touch_own(session, row)
     if changed and before != row.host:
         _touch_left(session, before)
+
+
+def _told_columns(subject: Subject, fields: PortFields) -> dict[str, Column]:
+    """Return the given columns of what the instance is told by DHCP and metadata."""
+    columns: dict[str, Column] = {}
+    if not isinstance(fields.hostname, Unset):
+        columns["hostname"] = validate_services.hostname(subject, fields.hostname)
+    if not isinstance(fields.dhcp_options, Unset):
+        columns["dhcp_options"] = validate_services.dhcp_options(subject, fields.dhcp_options)
+    if not isinstance(fields.metadata, Unset):
+        columns["metadata"] = validate_services.metadata(subject, fields.metadata)
+    return columns
 
 
 def _group_columns(

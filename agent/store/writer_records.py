@@ -12,6 +12,8 @@ from agent.store.records import (
     AddressGroupRecord,
     FixedIpRecord,
     HostRecord,
+    HostRouteRecord,
+    MetadataServiceRecord,
     NetworkRecord,
     PortRecord,
     SecurityGroupRecord,
@@ -21,7 +23,15 @@ from agent.store.records import (
 from agent.store.validate_rules import PORT_PROTOCOLS, protocol_name
 from agent.store.writer_view import Row, View, label, optional, scalar
 
-Record = NetworkRecord | SubnetRecord | PortRecord | HostRecord | SecurityGroupRecord | AddressGroupRecord
+Record = (
+    NetworkRecord
+    | SubnetRecord
+    | PortRecord
+    | HostRecord
+    | SecurityGroupRecord
+    | AddressGroupRecord
+    | MetadataServiceRecord
+)
 
 
 _UNKNOWN_VERSION = 9  # of IP, for what is no address: sorts last
@@ -60,6 +70,9 @@ def subnet_record(_: View, row: Row) -> SubnetRecord:
         allocation_pools=tuple(sorted(row.allocation_pools, key=_first_of_pool)),
         ipv6_address_mode=optional(row.ipv6_address_mode),
         ipv6_ra_mode=optional(row.ipv6_ra_mode),
+        server_address=optional(row.server_address),
+        dns=tuple(server for _, server in sorted(row.dns_nameservers.items())),
+        host_routes=tuple(_host_route(text) for text in sorted(row.host_routes, key=_first_of_route)),
         project=row.project,
         external_ids=dict(row.external_ids),
     )
@@ -85,6 +98,9 @@ def port_record(view: View, row: Row) -> PortRecord:
         device_id=row.device_id,
         security_groups=tuple(name for name, _ in groups) if row.filtered else None,
         security_group_ids=tuple(group_id for _, group_id in groups),
+        hostname=row.hostname,
+        dhcp_options=dict(sorted(row.dhcp_options.items())),
+        metadata=dict(sorted(row.metadata.items())),
         project=row.project,
         external_ids=dict(row.external_ids),
         up=None if status is None else status.up,
@@ -221,6 +237,20 @@ def unannounced_host_record(status: Row) -> HostRecord:
     )
 
 
+def metadata_service_record(row: Row) -> MetadataServiceRecord:
+    """Return the metadata service."""
+    return MetadataServiceRecord(
+        url=row.url,
+        secret_file=row.secret_file,
+        ca_file=row.ca_file or None,
+        client_cert_file=row.client_cert_file or None,
+        client_key_file=row.client_key_file or None,
+        insecure=row.insecure,
+        timeout=row.timeout,
+        external_ids=dict(row.external_ids),
+    )
+
+
 def address_order(address: str) -> tuple[int, int, str]:
     """Return the key that sorts addresses: IPv4 first, then by number, then what is none (see ``prefix_order``)."""
     try:
@@ -228,6 +258,15 @@ def address_order(address: str) -> tuple[int, int, str]:
     except ValueError:
         return _UNKNOWN_VERSION, 0, address
     return value.version, int(value), ""
+
+
+def _host_route(text: str) -> HostRouteRecord:
+    destination, _, nexthop = text.partition(" ")
+    return HostRouteRecord(destination, nexthop)
+
+
+def _first_of_route(text: str) -> tuple[int, int, int, str]:
+    return prefix_order(text.partition(" ")[0])
 
 
 def _first_of_pool(pool: str) -> tuple[int, int, str]:

@@ -23,7 +23,7 @@ from agent.store.records import Change
 from agent.store.validate import Subject, a
 from agent.store.writer_view import Row, View, scalar
 
-Column: TypeAlias = str | int | bool | uuid.UUID | Row | list[Any] | dict[str, Any]
+Column: TypeAlias = str | int | float | bool | uuid.UUID | Row | list[Any] | dict[str, Any]
 R = TypeVar("R")
 
 _MANY_MACS = 64  # new ones in one transaction, for which looking at all others is worth the while

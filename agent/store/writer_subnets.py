@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import uuid
 
-from agent.store import ipam, validate
+from agent.store import ipam, validate, validate_services, writer_servers
 from agent.store.document import SubnetFields, Unset, or_default
 from agent.store.ipam import IPAddress, IPNetwork
 from agent.store.validate import Subject
@@ -46,6 +46,10 @@ def create(session: Session, subject: Subject, name: str, fields: SubnetFields, 
         allocation_pools=list(pools),
         ipv6_address_mode=[] if address_mode is None else [address_mode],
         ipv6_ra_mode=[] if ra_mode is None else [ra_mode],
+        server_address=[],
+        server_allocation=[],
+        dns_nameservers=validate_services.dns_servers(subject, or_default(fields.dns, ())),
+        host_routes=validate_services.host_routes(subject, or_default(fields.host_routes, ()), cidr.version),
         project=or_default(fields.project, ""),
         external_ids=validate.external_ids(subject, or_default(fields.external_ids, {})),
     )
@@ -53,6 +57,7 @@ def create(session: Session, subject: Subject, name: str, fields: SubnetFields, 
     session.touch(network)
     if is_automatic(row):
         _give_to_ports(session, network, row, cidr)
+    writer_servers.settle(session, subject, row, fields.server_address)
     return row
 
 
@@ -104,6 +109,7 @@ def change(session: Session, subject: Subject, row: Row, fields: SubnetFields) -
     """Write the given fields; network, prefix and address mode are fixed when a subnet is made.
 
     Pools that are the default for the old gateway become the default for the new one.
+    A subnet of the time before server addresses gets one, whatever it is that changes.
     """
     cidr = ipam.network(row.cidr)
     if not isinstance(fields.network, Unset) and session.find("network", fields.network, subject) != row.network:
@@ -130,12 +136,17 @@ def change(session: Session, subject: Subject, row: Row, fields: SubnetFields) -
         "allocation_pools": list(validate.pools(subject, pools, cidr, gateway)),
         "enable_dhcp": _dhcp(subject, or_default(fields.dhcp, row.enable_dhcp), address_mode or ra_mode),
     }
+    if not isinstance(fields.dns, Unset):
+        columns["dns_nameservers"] = validate_services.dns_servers(subject, fields.dns)
+    if not isinstance(fields.host_routes, Unset):
+        columns["host_routes"] = validate_services.host_routes(subject, fields.host_routes, cidr.version)
     if not isinstance(fields.external_ids, Unset):
         columns["external_ids"] = keep_our_ids(row, validate.external_ids(subject, fields.external_ids))
-    # Pools must fit the gateway: both stand on what the other was when it was read.
-    row.verify("gateway_ip")
-    row.verify("allocation_pools")
-    if session.update(row, **columns, **given_columns(project=fields.project)):
+    if row._data is not None:
+        # Pools must fit the gateway, and the server address all of these: each stands on what the others were.
+        session.verify(row, "gateway_ip", "allocation_pools", "enable_dhcp", "server_address")
+    changed = session.update(row, **columns, **given_columns(project=fields.project))
+    if writer_servers.settle(session, subject, row, fields.server_address) or changed:
         session.touch(row.network)
 
 
@@ -151,4 +162,4 @@ def delete(session: Session, subject: Subject, row: Row) -> None:
         left = {address: subnet for address, subnet in port.fixed_ips.items() if subnet != row}
         set_addresses(session, Subject("port", label(port)), port, left)
     session.touch(row.network)
-    session.delete(row)
+    session.delete(row, *row.server_allocation)

@@ -363,7 +363,7 @@ def test_a_wrong_port_is_refused(blue: Writer, fields: PortFields, words: str) -
 
 def test_a_full_pool_says_so(writer: Writer) -> None:
     writer.create_network("n", NetworkFields(type="vxlan"))
-    writer.create_subnet("s", SubnetFields(network="n", cidr="10.0.0.0/29", allocation_pools=("10.0.0.2-10.0.0.3",)))
+    writer.create_subnet("s", SubnetFields(network="n", cidr="10.0.0.0/29", allocation_pools=("10.0.0.2-10.0.0.4",)))
     writer.create_port("a", PortFields(network="n"))
     writer.create_port("b", PortFields(network="n"))
     with pytest.raises(InputError, match=r"port c: no free address in the allocation pools of s \(10.0.0.0/29\)"):

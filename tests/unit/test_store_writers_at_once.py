@@ -130,7 +130,7 @@ def test_ports_and_networks_of_many_writers_are_all_there_and_all_different(
 
 def test_the_last_addresses_of_a_pool_are_given_out_once_each(writers: list[Writer], now: Callable[[], Writer]) -> None:
     writers[0].create_network("blue", NetworkFields(type="vxlan"))
-    fields = SubnetFields(network="blue", cidr="10.0.0.0/24", allocation_pools=("10.0.0.10-10.0.0.13",))
+    fields = SubnetFields(network="blue", cidr="10.0.0.0/24", allocation_pools=("10.0.0.10-10.0.0.13",), dhcp=False)
     writers[0].create_subnet("blue4", fields)
     errors = at_once(writers, lambda writer, n: writer.create_port(f"vm{n}", PortFields(network="blue")))
     assert len(errors) == WRITERS - 4
