@@ -115,18 +115,19 @@ class ResponderClient:
 
     # What can be asked.
 
-    def ask(self, requests: Sequence[Request], silence: float = SILENCE, longest: float = LONGEST) -> list[Answer]:
+    def ask(self, requests: Sequence[Request], silence: float | None = None) -> list[Answer]:
         """Send *requests* without waiting in between; return an answer for each.
 
-        At most *silence* seconds may pass without an answer, *longest* in all.
+        At most *silence* seconds (``SILENCE`` if None) may pass without one.
         """
         answers: list[Answer] = []
         first = self._sequence + 1
         self._sequence += len(requests)
         try:
             outgoing = _Outgoing(requests, first)
+            silence = SILENCE if silence is None else silence
             now = time.monotonic()
-            until, end = now + silence, now + longest
+            until, end = now + silence, now + LONGEST
             while len(answers) < len(requests):
                 before = len(answers)
                 self._exchange(outgoing, answers, first, min(until, end))
@@ -167,7 +168,7 @@ class ResponderClient:
         """Have it read no more, and end when the requests that are open have ended."""
         self._one({"type": "drain"})
 
-    def _one(self, frame: Frame, silence: float = SILENCE) -> Frame:
+    def _one(self, frame: Frame, silence: float | None = None) -> Frame:
         (answer,) = self.ask([Request(frame)], silence)
         close_all(answer.descriptors)
         if answer.error is not None:

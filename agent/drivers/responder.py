@@ -10,9 +10,8 @@ hands all of it over; then the old one may go.
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
@@ -21,9 +20,8 @@ from agent.core.errors import AgentError, ApplyError
 from agent.core.items import ResponderSocket, Served
 from agent.core.plan import Delta, Key, ObjectId, Value
 from agent.drivers import responder_service
-from agent.drivers.namespace_sockets import Place, place
 from agent.drivers.responder_service import ServiceFiles
-from agent.drivers.responder_sockets import PREFIX, Sockets, value_of
+from agent.drivers.responder_sockets import PREFIX, Sockets
 from agent.responder.protocol import MAX_FRAME
 from agent.responder_client import Request, ResponderAwayError, ResponderClient
 
@@ -64,9 +62,9 @@ class ResponderDriver:
 
     name = "responder"
 
-    def __init__(self, responders: Responders) -> None:
+    def __init__(self, responders: Responders, sockets: Sockets | None = None) -> None:
         self._responders = responders
-        self._sockets = Sockets()
+        self._sockets = sockets if sockets is not None else Sockets()
         self._service = ServiceFiles()
         self._session: _Session | None = None
 
@@ -78,11 +76,10 @@ class ResponderDriver:
         """
         session = self._begin() if keys is None else self._present()
         with self._losing_on_error():
-            look = functools.cache(place)  # three sockets are in one namespace
             digests = session.client.digests(keys)
             if keys is None or responder_service.KEY in keys:
                 self._service.known = digests.get(responder_service.KEY)
-            found = {key: self._value(key, digest, look) for key, digest in digests.items()}
+            found = self._values(digests)
         if keys is None:
             session.left.difference_update(found)
             found |= dict.fromkeys(session.left, _ELSEWHERE)
@@ -166,10 +163,12 @@ class ResponderDriver:
 
     # What it knows, and what it is told.
 
-    def _value(self, key: Key, digest: str, look: Callable[[str, str], Place | None]) -> Value:
-        if key.startswith(PREFIX):
-            return value_of(digest, look)
-        return self._service.value_of(digest) if key == responder_service.KEY else Served(digest)
+    def _values(self, digests: Mapping[Key, str]) -> dict[Key, Value]:
+        found: dict[Key, Value] = {key: Served(digest) for key, digest in digests.items()}
+        found |= self._sockets.values({key: digest for key, digest in digests.items() if key.startswith(PREFIX)})
+        if responder_service.KEY in digests:
+            found[responder_service.KEY] = self._service.value_of(digests[responder_service.KEY])
+        return found
 
     def _withdraw_sockets(self, session: _Session, delta: Delta) -> dict[Key, Exception]:
         """Have sockets closed that are of no use any more, because an address may have but one listener."""

@@ -9,12 +9,13 @@ socket is the one that is wanted, and still reads what it should, is asked of th
 
 from __future__ import annotations
 
-import contextlib
+import functools
+import os
 import re
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Final, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 from agent.core.errors import ApplyError
 from agent.core.items import ResponderSocket, SocketKind
@@ -28,10 +29,27 @@ _NONE = "-"
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 
 
+class Kernel(Protocol):
+    """Opens sockets and knows where they are; ``agent.drivers.namespace_sockets`` says more."""
+
+    def open_packet_socket(self, namespace: str, device: str) -> socket.socket:
+        """Return a socket for all frames of *device*."""
+
+    def open_listener(self, namespace: str, device: str, address: str, port: int) -> socket.socket:
+        """Return a listening TCP socket."""
+
+    def place(self, namespace: str, device: str) -> Place | None:
+        """Return where a socket opened now would read."""
+
+    def place_of_socket(self, opened: socket.socket) -> Place:
+        """Return where a socket reads."""
+
+
 class Sockets:
     """Keeps the sockets by key; used by one thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, kernel: Kernel = namespace_sockets) -> None:
+        self._kernel = kernel
         self._kept: dict[Key, socket.socket] = {}
 
     def get(self, key: Key, wanted: ResponderSocket) -> tuple[socket.socket, str]:
@@ -41,14 +59,14 @@ class Sockets:
         """
         if not self.has(key, wanted):
             self.forget(key)
-            self._kept[key] = _open(wanted)
+            self._kept[key] = self._open(wanted)
         kept = self._kept[key]
-        return kept, _digest(wanted, namespace_sockets.place_of_socket(kept))
+        return kept, _digest(wanted, self._kernel.place_of_socket(kept))
 
     def has(self, key: Key, wanted: ResponderSocket) -> bool:
         """Tell whether the socket that is kept is as *wanted*.  Raises ApplyError."""
         kept = self._kept.get(key)
-        return kept is not None and _is_as_wanted(kept, wanted)
+        return kept is not None and self._is_as_wanted(kept, wanted)
 
     def missing(self) -> bool:
         """Tell whether nothing is kept, as when we have just started."""
@@ -57,7 +75,11 @@ class Sockets:
     def adopt(self, descriptors: Mapping[Key, int]) -> None:
         """Keep what the responder has sent; of a key that is kept already what was kept stays."""
         for key, number in descriptors.items():
-            adopted = socket.socket(fileno=number)
+            try:
+                adopted = socket.socket(fileno=number)
+            except OSError:  # no socket at all
+                os.close(number)
+                continue
             if key.startswith(PREFIX) and key not in self._kept:
                 self._kept[key] = adopted
             else:
@@ -69,12 +91,39 @@ class Sockets:
         if kept is not None:
             kept.close()
 
+    def values(self, digests: Mapping[Key, str]) -> dict[Key, ResponderSocket]:
+        """Return the items that the responder's sockets are, by *digests*; of one that reads nothing the device is "".
 
-def value_of(digest: str, place: Places) -> ResponderSocket:
-    """Return the item that the responder's socket with *digest* is; one with an empty device if it reads nothing.
+        Raises ApplyError.
+        """
+        place = functools.cache(self._kernel.place)  # all are in one namespace
+        return {key: _value(digest, place) for key, digest in digests.items()}
 
-    Raises ApplyError.
-    """
+    def _open(self, wanted: ResponderSocket) -> socket.socket:
+        match wanted.kind:
+            case SocketKind.FRAMES:
+                return self._kernel.open_packet_socket(wanted.namespace, wanted.device)
+            case SocketKind.METADATA:
+                return self._kernel.open_listener(wanted.namespace, wanted.device, wanted.address, wanted.port)
+        raise ApplyError(f"responder: sockets of kind {wanted.kind} are not known")
+
+    def _is_as_wanted(self, kept: socket.socket, wanted: ResponderSocket) -> bool:
+        try:
+            here = self._kernel.place_of_socket(kept)
+            if wanted.kind is SocketKind.FRAMES:
+                fits = kept.family == socket.AF_PACKET
+            else:
+                fits = (
+                    kept.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) == 1
+                    and kept.type == socket.SOCK_STREAM
+                    and tuple(kept.getsockname()[:2]) == (wanted.address, wanted.port)
+                )
+        except OSError:
+            return False  # it is of another kind altogether
+        return fits and _reads(here, self._kernel.place(wanted.namespace, wanted.device))
+
+
+def _value(digest: str, place: Places) -> ResponderSocket:
     try:
         kind, namespace, device, address, port, cookie, index = bytes.fromhex(digest).decode().split(" ")
         found = ResponderSocket(SocketKind(kind), namespace, device, "" if address == _NONE else address, int(port))
@@ -87,7 +136,7 @@ def value_of(digest: str, place: Places) -> ResponderSocket:
 
 
 def _digest(wanted: ResponderSocket, here: Place) -> str:
-    """Return what tells a socket from all others, so that `value_of` can be asked by a process without memory.
+    """Return what tells a socket from all others, so that a process without memory knows it again.
 
     Letters and digits only: it becomes part of a name in systemd's descriptor store.
     """
@@ -98,27 +147,3 @@ def _digest(wanted: ResponderSocket, here: Place) -> str:
 def _reads(here: Place, there: Place | None) -> bool:
     """Tell whether a socket at *here* reads what one opened at *there* would read."""
     return there is not None and here.cookie == there.cookie and here.index in (0, there.index)
-
-
-def _is_as_wanted(kept: socket.socket, wanted: ResponderSocket) -> bool:
-    with contextlib.suppress(OSError):  # it is no socket of the kind that it should be
-        if wanted.kind is SocketKind.FRAMES:
-            fits = kept.family == socket.AF_PACKET and kept.type == socket.SOCK_RAW
-        else:
-            listens = kept.family in (socket.AF_INET, socket.AF_INET6) and kept.type == socket.SOCK_STREAM
-            fits = (
-                listens
-                and kept.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) == 1
-                and tuple(kept.getsockname()[:2]) == (wanted.address, wanted.port)
-            )
-        return fits and namespace_sockets.is_in_place(kept, wanted.namespace, wanted.device)
-    return False
-
-
-def _open(wanted: ResponderSocket) -> socket.socket:
-    match wanted.kind:
-        case SocketKind.FRAMES:
-            return namespace_sockets.open_packet_socket(wanted.namespace, wanted.device)
-        case SocketKind.METADATA:
-            return namespace_sockets.open_listener(wanted.namespace, wanted.device, wanted.address, wanted.port)
-    raise ApplyError(f"responder: sockets of kind {wanted.kind} are not known")

@@ -110,7 +110,7 @@ class Decoder:
 def _parse(text: bytes) -> Frame:
     try:
         frame = json.loads(text)
-    except ValueError as err:
+    except (ValueError, RecursionError) as err:
         raise ProtocolError(f"a frame is not JSON: {err}") from None
     if not isinstance(frame, dict) or not isinstance(frame.get("type"), str):
         raise ProtocolError("a frame is not an object with a type")
