@@ -10,7 +10,7 @@ Everything of sandbox NAME lies below ``/run/hostplane-sandbox/NAME``::
     processes/*.json        process id and start time of what was started
     store.db, store.sock    the store
     HOST/ovs/               Open vSwitch: sockets, database, logs
-    HOST/run, HOST/state    the agent's run_dir and state_dir
+    HOST/run, HOST/state    the agent's run_dir and state_dir; in the latter the responder's log
     HOST/netns/             the host's /run/netns: one entry an instance
     HOST/packets.json       packets that security groups log
 """

@@ -39,14 +39,16 @@ class Response:
         return value
 
 
-def open_stream(namespace: Path, version: int = 4, timeout: float = 10.0) -> socket.socket:
-    """Return a TCP connection from an instance to the metadata service."""
+def open_stream(namespace: Path, version: int = 4, timeout: float = 10.0, source: str = "") -> socket.socket:
+    """Return a TCP connection from an instance, of its address *source* if that is given, to the metadata service."""
     family = socket.AF_INET if version == 4 else socket.AF_INET6
     with namespace.open("rb") as opened, inside(opened.fileno()):
         link = socket.socket(family, socket.SOCK_STREAM)
         scope = socket.if_nametoindex(DEVICE)
     link.settimeout(timeout)
     try:
+        if source:
+            link.bind((source, 0) if version == 4 else (source, 0, 0, scope))
         if version == 4:
             link.connect((METADATA4, METADATA_PORT))
         else:
@@ -67,8 +69,8 @@ def retransmissions(link: socket.socket) -> int:
 class Http:
     """A connection to the metadata service on which requests follow each other.  Use it with ``with``."""
 
-    def __init__(self, namespace: Path, version: int = 4, timeout: float = 10.0) -> None:
-        self.link = open_stream(namespace, version, timeout)
+    def __init__(self, namespace: Path, version: int = 4, timeout: float = 10.0, source: str = "") -> None:
+        self.link = open_stream(namespace, version, timeout, source)
         host = METADATA4 if version == 4 else f"[{METADATA6}]"
         self._connection = http.client.HTTPConnection(host, timeout=timeout)
         self._connection.sock = self.link

@@ -59,7 +59,7 @@ ports:
   holder: {{network: green, host: host1, fixed_ips: [10.2.0.32]}}
 """
 FULL = {"blue1": ("i-blue", BIG), "red1": ("i-red", MIDDLE)}
-ASKING = 5.0  # seconds
+PROMPT = 1.0  # seconds in which who is not limited is answered, whatever others do
 
 
 @pytest.fixture(scope="module")
@@ -87,8 +87,14 @@ def test_tenants_with_equal_addresses_have_their_own_over_both_families(lab: Lab
 @pytest.mark.parametrize("source", ["fixed", "link-local"])
 def test_an_instance_may_ask_from_its_fixed_ipv6_address_too(lab: Lab, source: str) -> None:
     address = ADDRESS6 if source == "fixed" else link_local(lab.mac("blue1"))
-    url = "http://[fe80::a9fe:a9fe%25eth0]/latest/meta-data/instance-id"
-    assert lab.output("blue1", "curl", "-sS", "--max-time", "5", "--interface", address, url) == "i-blue"
+    with Http(namespace_of(lab, "blue1"), 6, source=address) as connection:
+        assert connection.ask("/latest/meta-data/instance-id").text == "i-blue"
+
+
+@pytest.mark.parametrize("host", ["169.254.169.254", "[fe80::a9fe:a9fe%25eth0]"], ids=["IPv4", "IPv6"])
+def test_curl_asks_as_people_do(lab: Lab, host: str) -> None:
+    clients.require("curl")
+    assert lab.output("red1", "curl", "-sS", "--max-time", "5", f"http://{host}/1.0/meta-data/instance-id") == "i-red"
 
 
 @VERSIONS
@@ -109,7 +115,7 @@ def test_segments_fill_the_networks_mtu_and_no_more(lab: Lab, version: int) -> N
     with lab.capture("blue1") as frames:
         get(namespace_of(lab, "blue1"), "/latest/user-data", version=version)
         end = itertools.count()
-        seen = frames.until(lambda frame: len(frame) > 1000 and next(end) > 500)
+        seen = frames.until(lambda frame: len(frame) > 1000 and next(end) > 100)
     assert max(map(len, seen)) <= 1400 + 14
     assert max(map(len, seen)) >= 1380 + 14
 
@@ -203,16 +209,22 @@ def test_what_is_no_request_is_refused_and_the_connection_ends(lab: Lab, octets:
 @VERSIONS
 def test_who_asks_too_often_is_told_so_and_others_do_not_notice(lab: Lab, version: int) -> None:
     """The limits are of one port and one family: 200 requests at once, 50 a second."""
-    with Http(namespace_of(lab, "greedy"), version) as connection:
-        answers = [connection.ask("/latest/meta-data/instance-id") for _ in range(260)]
-        codes = {answer.status for answer in answers}
-        assert codes == {200, 429}
-        assert answers[0].status == 200
-        limited = next(answer for answer in answers if answer.status == 429)
-        assert int(limited.headers["retry-after"]) >= 1
+    greedy, other = namespace_of(lab, "greedy"), namespace_of(lab, "blue2")
+    with Http(greedy, version) as connection:
+        answers = (connection.ask("/latest/meta-data/instance-id") for _ in range(600))
+        served, limited = 0, None
+        for answer in answers:
+            if answer.status != 200:
+                limited = answer
+                break
+            served += 1
         begun = time.monotonic()
-        assert get(namespace_of(lab, "holder"), "/latest/meta-data/instance-id", version=version).status == 200
-        assert time.monotonic() - begun < ASKING / 5
+        assert get(other, "/latest/meta-data/instance-id", version=version).status == 200
+        assert time.monotonic() - begun < PROMPT
+    assert limited is not None, "six hundred requests were served"
+    assert limited.status == 429
+    assert int(limited.headers["retry-after"]) >= 1
+    assert served >= 200
 
 
 def test_a_thousand_half_open_connections_of_one_port_hinder_no_other(lab: Lab) -> None:
@@ -235,7 +247,7 @@ def test_a_thousand_half_open_connections_of_one_port_hinder_no_other(lab: Lab) 
             for version in (4, 6):
                 begun = time.monotonic()
                 assert get(namespace_of(lab, port), "/latest/meta-data/instance-id", version=version).status == 200
-                assert time.monotonic() - begun < ASKING / 5
+                assert time.monotonic() - begun < PROMPT
     # And it has not shut itself out for good.
     eventually(lambda: serves(holder), "the holder is served again", 15)
 
@@ -246,7 +258,7 @@ def serves(namespace: Path) -> bool:
     return False
 
 
-def test_who_reads_slowly_is_cut_off_and_others_are_served(lab: Lab) -> None:
+def test_who_does_not_read_delays_nobody(lab: Lab) -> None:
     with open_stream(namespace_of(lab, "blue1"), 4, 30.0) as slow:
         slow.sendall(b"GET /latest/user-data HTTP/1.1\r\nHost: x\r\n\r\n")
         assert get(namespace_of(lab, "blue2"), "/latest/meta-data/instance-id").status == 200
