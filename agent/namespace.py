@@ -30,12 +30,15 @@ def inside(namespace: int) -> Iterator[None]:
     Only the calling thread moves, and it always moves back; sockets that it opens
     meanwhile belong to the namespace.  Raises OSError (EINVAL: not a namespace).
     """
-    with Path("/proc/thread-self/ns/net").open("rb") as home:
+    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
         _enter(namespace)
         try:
             yield
         finally:
-            _enter(home.fileno())
+            _enter(home)
+    finally:
+        os.close(home)
 
 
 @contextlib.contextmanager

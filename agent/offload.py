@@ -8,55 +8,51 @@ whatever sends into such a port has to compute checksums itself.
 
 from __future__ import annotations
 
-import ctypes
-import errno
-import os
-from collections.abc import Callable
+import array
+import fcntl
+import socket
+import struct
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
-_TX = "tx-checksumming"  # as ethtool -k prints it
+_SIOCETHTOOL = 0x8946  # linux/sockios.h
+_GET, _SET = 0x16, 0x17  # linux/ethtool.h: ETHTOOL_GTXCSUM, ETHTOOL_STXCSUM
+_IFREQ = struct.Struct("=16sQ16x")  # netdevice(7): a device, and where the rest of the question is
 
 
 class TxChecksum:
-    """Reads and switches devices of the namespace in which it was made; a context manager."""
+    """Reads and switches devices of the namespace in which it was made; a context manager.
 
-    def __init__(self) -> None:
-        # Here and not above: the library is large, and not every process gets so far.
-        from pyroute2.ethtool import ioctl
+    With *descriptor*, a socket of somebody else's, devices of that one's namespace.
+    """
 
-        self._library = ioctl
-        self._ethtool = ioctl.IoctlEthtool()
+    def __init__(self, descriptor: int | None = None) -> None:
+        self._own = socket.socket(socket.AF_INET, socket.SOCK_DGRAM) if descriptor is None else None
+        self._descriptor = self._own.fileno() if self._own is not None else descriptor
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._ethtool.close()
+        if self._own is not None:
+            self._own.close()
 
     def enabled(self, device: str) -> bool:
         """Tell whether *device* leaves checksums to the hardware.  Raises OSError."""
-        # The library's own reading asks for all flags: twelve system calls and 150 us.
-        value = self._library.EthtoolValue(self._library.ETHTOOL_GTXCSUM, 0)
-        self._call(device, lambda: self._run(value))
-        return bool(value.data)
+        return bool(self._call(device, _GET, 0))
 
     def switch(self, device: str, enabled: bool) -> None:
         """Leave checksums to the hardware, or have them computed before sending.  Raises OSError."""
-        self._call(device, lambda: self._ethtool.set_offload_flag(_TX, int(enabled)))
+        self._call(device, _SET, int(enabled))
 
-    def _run(self, value: Any) -> None:
-        self._ethtool.ifreq.value = ctypes.pointer(value)
-        self._ethtool.ioctl()
-
-    def _call(self, device: str, call: Callable[[], None]) -> None:
+    def _call(self, device: str, command: int, value: int) -> int:
+        question = array.array("I", [command, value])  # struct ethtool_value
+        request = _IFREQ.pack(device.encode(), question.buffer_info()[0])
         try:
-            self._ethtool.change_ifname(device)
-            call()
-        except self._library.NoSuchDevice:
-            raise OSError(errno.ENODEV, os.strerror(errno.ENODEV), device) from None
-        except self._library.NotSupportedError:
-            raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP), device) from None
+            fcntl.ioctl(self._descriptor or 0, _SIOCETHTOOL, request)
+        except OSError as err:
+            raise OSError(err.errno, err.strerror, device) from None
+        return question[1]
 
 
 def disable_tx_checksum(device: str) -> None:

@@ -5,16 +5,25 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
+from agent.core import naming
 from agent.core.errors import ApplyError
+
+PLUGGED_BY_COMMAND: Final = f"{naming.ALIAS_PREFIX}plug:"
+
+# Groups (ip-link(8)), given to a device as it is made, which an alias cannot be.  The
+# second tells that the address was chosen and is not the kernel's own.
+GROUP: Final = naming.COOKIE_OWNER
+GROUP_ADDRESSED: Final = GROUP + 1
 
 
 @dataclass(frozen=True, slots=True)
 class Device:
     """A network device; ``peer`` and ``master`` are indexes, ``mtu`` is in bytes.
 
-    ``peer`` is a veth's other end, None as well if that is in another namespace.
+    ``peer`` is a veth's other end; with ``is_peer_elsewhere`` the index is one of
+    another namespace.  ``address`` is the MAC address, if it is one that was chosen.
     """
 
     index: int
@@ -26,34 +35,52 @@ class Device:
     peer: int | None = None
     master: int | None = None
     tx_checksum: bool = True
+    is_peer_elsewhere: bool = False
+    address: str | None = None
+    group: int = 0
 
 
 @dataclass(frozen=True, slots=True)
-class MakeVeth:
-    """Make a pair, shut, both ends with their alias."""
+class End:
+    """An end of a pair that is to be made, shut; ``address`` None: the kernel chooses one."""
 
     index: int
     name: str
     alias: str
-    peer_index: int
-    peer: str
-    peer_alias: str
+    address: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MakeVeth:
+    """Make a pair, shut; ``peer_namespace`` is a descriptor, None for the one that is asked.
+
+    Both ends get their alias in the same step, but a peer elsewhere only its group.
+    """
+
+    end: End
+    peer: End
     mtu: int
+    peer_namespace: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class MakeBridge:
     """Make a bridge, shut, with its alias; it floods multicast, as neighbour discovery needs it."""
 
-    index: int
-    name: str
-    alias: str
+    end: End
     mtu: int
 
 
 @dataclass(frozen=True, slots=True)
+class Silence:
+    """Have the kernel give a device no IPv6 address of its own, so that it says nothing when it comes up."""
+
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
 class Configure:
-    """Set alias, mtu, master and administrative state of a device, as far as *wanted* differs from *present*."""
+    """Set what can be changed of a device, as far as *wanted* differs from *present*."""
 
     present: Device
     wanted: Device
@@ -66,7 +93,14 @@ class Delete:
     index: int
 
 
-Request: TypeAlias = MakeVeth | MakeBridge | Configure | Delete
+Request: TypeAlias = MakeVeth | MakeBridge | Silence | Configure | Delete
+
+
+def is_ours(device: Device) -> bool:
+    """Tell whether driver ``links`` made *device*; a process that died may not have come to its alias."""
+    if device.alias:
+        return naming.is_our_alias(device.alias) and not device.alias.startswith(PLUGGED_BY_COMMAND)
+    return device.group in (GROUP, GROUP_ADDRESSED)
 
 
 class DeviceTable(Protocol):
@@ -75,8 +109,15 @@ class DeviceTable(Protocol):
     All raise ApplyError when the kernel does not talk to us at all.
     """
 
-    def marked(self, mark: str, but_not: str) -> list[Device]:
-        """List the devices whose alias begins with *mark* but not with *but_not*."""
+    @property
+    def descriptor(self) -> int:
+        """What the kernel is told when a device is to be in this namespace."""
+
+    def close(self) -> None:
+        """End the visit."""
+
+    def ours(self) -> list[Device]:
+        """List the devices that ``is_ours``."""
 
     def find(self, *, names: Collection[str] = (), indexes: Collection[int] = ()) -> list[Device]:
         """Return those of the named and numbered devices that exist."""
@@ -85,7 +126,17 @@ class DeviceTable(Protocol):
         """Carry out *requests* in few steps, in their order; return for each what went wrong, or None."""
 
     def close_host_side(self, name: str) -> None:
-        """Keep the host's own IPv6 out of a device.  Raises ApplyError."""
+        """Keep the host's own IPv6 out of a device of the thread's namespace.  Raises ApplyError."""
 
     def switch_tx_checksum(self, name: str, enabled: bool) -> None:
         """Leave a veth's transmit checksums to its peer, or compute them.  Raises ApplyError."""
+
+
+class DeviceSpaces(Protocol):
+    """The namespaces of a host; the empty name is the host's own."""
+
+    def names(self) -> Collection[str]:
+        """Return the names of all namespaces, whoever made them, but the host's own.  Raises ApplyError."""
+
+    def open(self, name: str) -> DeviceTable | None:
+        """Open one of ours, or the host's own; None if it is not there, or not ours.  Raises ApplyError."""

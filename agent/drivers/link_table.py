@@ -1,79 +1,113 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The devices of the thread's namespace: rtnetlink, and what that cannot do (offloads, IPv6 settings).
+"""The devices of one namespace: rtnetlink, and what that cannot do (offloads, IPv6 settings).
 
-A device and the alias that says whose it is are made in one step.  The kernel takes
-an alias for an existing device only, so new ones get an index that the caller has
-chosen: the alias cannot hit a foreign device that took the name meanwhile.
+A device and what says whose it is are made in one step.  The kernel takes an alias for
+an existing device only, so new ones get an index that the caller has chosen: the alias
+cannot hit a foreign device that took the name meanwhile.  The end of a pair that is
+made in another namespace gets a group of ours at once, and its alias there.
 
-This module loads pyroute2 (0.2 s, 10 MB); the driver imports it when it first needs it.
+Numbers are those of ``linux/if_link.h`` and ``linux/veth.h``.
 """
 
 from __future__ import annotations
 
 import errno
 import itertools
+import struct
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import TypeAlias, TypeVar
+from typing import TypeVar
 
-from pyroute2.netlink import NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST
-from pyroute2.netlink.rtnl import RTM_DELLINK, RTM_GETLINK, RTM_NEWLINK
-from pyroute2.netlink.rtnl.ifinfmsg import IFF_UP, ifinfmsg
-
+from agent.core import naming
 from agent.core.errors import ApplyError
-from agent.drivers.devices import Configure, Delete, Device, MakeBridge, MakeVeth, Request
-from agent.drivers.netlink import Message, RouteSocket
+from agent.drivers.devices import (
+    GROUP,
+    GROUP_ADDRESSED,
+    Configure,
+    Delete,
+    Device,
+    DeviceTable,
+    End,
+    MakeBridge,
+    MakeVeth,
+    Request,
+    Silence,
+    is_ours,
+)
+from agent.drivers.namespaces import (
+    IFINFOMSG,
+    IFLA_IFALIAS,
+    NO_STATISTICS,
+    RTM_GETLINK,
+    RTM_NEWLINK,
+    Namespace,
+    names,
+    open_ours,
+    told,
+)
+from agent.drivers.netlink import (
+    NLM_F_CREATE,
+    NLM_F_EXCL,
+    RouteSocket,
+    attribute,
+    message,
+    nested,
+    read_attributes,
+)
 from agent.drivers.refusal import RefusedError
+from agent.namespace import FOLDER
 from agent.offload import TxChecksum
 
-_RTEXT_FILTER_SKIP_STATS = 1 << 3  # linux/rtnetlink.h
-_NO_STATISTICS = ("IFLA_EXT_MASK", _RTEXT_FILTER_SKIP_STATS)
+_RTM_DELLINK = 17
+_IFF_UP = 1
+_ADDRESS, _NAME, _MTU, _LINK, _MASTER, _INFO, _AF_SPEC, _GROUP, _NETNS_FD, _LINK_NETNSID = (
+    *(1, 3, 4, 5, 10, 18, 26, 27, 28, 37),
+)
+_INFO_KIND, _INFO_DATA, _VETH_PEER, _BRIDGE_SNOOPING = 1, 2, 1, 23
+_AF_INET6, _INET6_ADDR_GEN_MODE, _GENERATE_NONE = 10, 8, 1
 _VETH = "veth"
+_U32 = struct.Struct("=I")
 
-_Attribute: TypeAlias = tuple[str, object]
 _Result = TypeVar("_Result")
 
 
 class LinkTable:
-    """Devices of the namespace in which it is first used.  See ``DeviceTable``.
+    """Devices of an open namespace, which is closed with it.  See ``DeviceTable``.
 
     *sysctl* is the folder with one folder of IPv6 settings per device.
     """
 
-    def __init__(self, sysctl: Path) -> None:
+    def __init__(self, namespace: Namespace, sysctl: Path = Path("/proc/sys/net/ipv6/conf")) -> None:
+        self._namespace = namespace
         self._sysctl = sysctl
-        self._netlink: RouteSocket | None = None
+        self._checksum = TxChecksum(namespace.kernel.fileno())
+
+    @property
+    def descriptor(self) -> int:
+        """What the kernel is told when a device is to be in this namespace."""
+        return self._namespace.descriptor
 
     def close(self) -> None:
-        """Close the socket; the next use opens another one."""
-        if self._netlink is not None:
-            self._netlink.close()
-            self._netlink = None
+        """End the visit."""
+        self._namespace.close()
 
-    def marked(self, mark: str, but_not: str) -> list[Device]:
-        """List the devices whose alias begins with *mark* but not with *but_not*."""
-        wanted, unwanted = mark.encode(), but_not.encode()
-
-        def concerns(data: bytes) -> bool:
-            return wanted in data and unwanted not in data
-
-        request = _message(RTM_GETLINK, 0, attributes=[_NO_STATISTICS])
-        devices = self._read(lambda netlink, freeze: netlink.dump(request, concerns, freeze))
-        return [device for device in devices if device.alias.startswith(mark)]
+    def ours(self) -> list[Device]:
+        """List the devices that ``is_ours``."""
+        request = IFINFOMSG.pack(0, 0, 0, 0, 0) + NO_STATISTICS
+        return self._talk(lambda kernel: kernel.dump(RTM_GETLINK, request, self._freeze_ours))
 
     def find(self, *, names: Collection[str] = (), indexes: Collection[int] = ()) -> list[Device]:
         """Return those of the named and numbered devices that exist."""
-        by_name = (_message(RTM_GETLINK, 0, attributes=[("IFLA_IFNAME", name), _NO_STATISTICS]) for name in names)
-        by_index = (_message(RTM_GETLINK, index, attributes=[_NO_STATISTICS]) for index in indexes)
+        by_name = (_request(RTM_GETLINK, 0, 0, _name(name), NO_STATISTICS) for name in names)
+        by_index = (_request(RTM_GETLINK, index, 0, NO_STATISTICS) for index in indexes)
         requests = itertools.chain(by_name, by_index)
-        return self._read(lambda netlink, freeze: _existing(netlink.ask(requests, freeze)))
+        return _existing(self._talk(lambda kernel: kernel.ask(requests, self._freeze)))
 
     def write(self, requests: Sequence[Request]) -> list[ApplyError | None]:
         """Carry out *requests* in few steps; return for each what went wrong, or None."""
-        steps = (_messages(request) for request in requests)
-        results = self._talk(lambda netlink: netlink.write(steps))
+        results = self._talk(lambda kernel: kernel.write(_messages(request) for request in requests))
         return [
-            None if isinstance(request, Delete) and result is not None and result.code == errno.ENODEV else result
+            None if result is None or result.code == _harmless(request) else result
             for request, result in zip(requests, results, strict=True)
         ]
 
@@ -89,23 +123,65 @@ class LinkTable:
     def switch_tx_checksum(self, name: str, enabled: bool) -> None:
         """Leave a veth's transmit checksums to its peer, or compute them.  Raises ApplyError."""
         try:
-            with TxChecksum() as checksum:
-                checksum.switch(name, enabled)
+            self._checksum.switch(name, enabled)
         except OSError as err:
             raise ApplyError(f"checksum offload: {err.strerror}") from err
 
-    def _read(self, ask: Callable[[RouteSocket, Callable[[Message], Device]], list[Device]]) -> list[Device]:
-        with TxChecksum() as checksum:
-            return self._talk(lambda netlink: ask(netlink, lambda message: _freeze(message, checksum)))
-
     def _talk(self, how: Callable[[RouteSocket], _Result]) -> _Result:
         try:
-            if self._netlink is None:
-                self._netlink = RouteSocket()
-            return how(self._netlink)
+            return how(self._namespace.kernel)
         except OSError as err:
-            self.close()  # late answers must not be taken for those of the next request
-            raise ApplyError(f"the kernel's list of network devices: {err.strerror or err}") from err
+            raise told(self._namespace.name, err) from err
+
+    def _freeze_ours(self, link: bytes) -> Device | None:
+        if _MARK not in link and not any(group in link for group in _GROUPS):
+            return None  # without taking it apart: a host has thousands
+        device = self._freeze(link)
+        return device if is_ours(device) else None
+
+    def _freeze(self, link: bytes) -> Device:
+        _, _, index, flags, _ = IFINFOMSG.unpack_from(link)
+        values = read_attributes(link, IFINFOMSG.size)
+        kind = _text(read_attributes(values.get(_INFO, b"")).get(_INFO_KIND, b""))
+        name, group = _text(values.get(_NAME, b"")), _number(values.get(_GROUP)) or 0
+        address = values.get(_ADDRESS, b"").hex(":") if group == GROUP_ADDRESSED else None
+        return Device(
+            index=index,
+            name=name,
+            kind=kind,
+            mtu=_number(values.get(_MTU)) or 0,
+            up=bool(flags & _IFF_UP),
+            alias=_text(values.get(IFLA_IFALIAS, b"")),
+            peer=_number(values.get(_LINK)),
+            master=_number(values.get(_MASTER)),
+            # What a bridge can do follows from its ports, so only veths are asked.
+            tx_checksum=kind != _VETH or self._leaves_checksums(name),
+            is_peer_elsewhere=_LINK_NETNSID in values,
+            address=address,
+            group=group,
+        )
+
+    def _leaves_checksums(self, name: str) -> bool:
+        try:
+            return self._checksum.enabled(name)
+        except OSError:
+            return True  # gone since it was listed, and noticed at the next reading
+
+
+class KernelSpaces:
+    """The host's namespaces as the kernel has them, by their names in *folder*.  See ``DeviceSpaces``."""
+
+    def __init__(self, folder: Path = FOLDER) -> None:
+        self._folder = folder
+
+    def names(self) -> Collection[str]:
+        """Return the names of all namespaces, whoever made them, but the host's own.  Raises ApplyError."""
+        return names(self._folder)
+
+    def open(self, name: str) -> DeviceTable | None:
+        """Open one of ours, or the host's own; None if it is not there, or not ours.  Raises ApplyError."""
+        namespace = open_ours(name, self._folder)
+        return None if namespace is None else LinkTable(namespace)
 
 
 def _existing(answers: Sequence[Device | RefusedError]) -> list[Device]:
@@ -118,86 +194,101 @@ def _existing(answers: Sequence[Device | RefusedError]) -> list[Device]:
     return found
 
 
-def _messages(request: Request) -> list[Message]:
+def _harmless(request: Request) -> int | None:
+    """Return the refusal that means that there is nothing to be done."""
+    if isinstance(request, Delete):
+        return errno.ENODEV
+    return errno.EAFNOSUPPORT if isinstance(request, Silence) else None  # the device does without IPv6
+
+
+def _messages(request: Request) -> list[bytes]:
     """Return what says *request* to the kernel."""
-    create = NLM_F_CREATE | NLM_F_EXCL
     match request:
         case MakeVeth():
-            peer = {"index": request.peer_index, "attrs": _named(request.peer, request.mtu)}
-            info = _info(_VETH, ("VETH_INFO_PEER", peer))
+            return _veth(request)
+        case MakeBridge(end, mtu):
+            info = _info("bridge", attribute(_BRIDGE_SNOOPING, b"\0"))
             return [
-                _message(RTM_NEWLINK, request.index, create, [*_named(request.name, request.mtu), info]),
-                _message(RTM_NEWLINK, request.peer_index, attributes=[("IFLA_IFALIAS", request.peer_alias)]),
-                _message(RTM_NEWLINK, request.index, attributes=[("IFLA_IFALIAS", request.alias)]),
+                _request(RTM_NEWLINK, end.index, NLM_F_CREATE | NLM_F_EXCL, *_fresh(end, mtu), info),
+                _request(RTM_NEWLINK, end.index, 0, _alias(end.alias)),
             ]
-        case MakeBridge():
-            info = _info("bridge", ("IFLA_BR_MCAST_SNOOPING", 0))
-            return [
-                _message(RTM_NEWLINK, request.index, create, [*_named(request.name, request.mtu), info]),
-                _message(RTM_NEWLINK, request.index, attributes=[("IFLA_IFALIAS", request.alias)]),
-            ]
-        case Configure():
-            return [_changes(request.present, request.wanted)]
-        case Delete():
-            return [_message(RTM_DELLINK, request.index)]
+        case Silence(index):
+            inet6 = nested(_AF_INET6, attribute(_INET6_ADDR_GEN_MODE, bytes([_GENERATE_NONE])))
+            return [_request(RTM_NEWLINK, index, 0, nested(_AF_SPEC, inet6))]
+        case Configure(present, wanted):
+            return [_changes(present, wanted)]
+        case Delete(index):
+            return [_request(_RTM_DELLINK, index, 0)]
 
 
-def _changes(present: Device, wanted: Device) -> Message:
-    attributes: list[_Attribute] = []
+def _veth(request: MakeVeth) -> list[bytes]:
+    end, peer, mtu, namespace = request.end, request.peer, request.mtu, request.peer_namespace
+    elsewhere = [] if namespace is None else [attribute(_NETNS_FD, _U32.pack(namespace))]
+    create = NLM_F_CREATE | NLM_F_EXCL
+    messages = [
+        _request(RTM_NEWLINK, end.index, create, *_fresh(end, mtu), _pair(peer, mtu, *elsewhere)),
+        _request(RTM_NEWLINK, end.index, 0, _alias(end.alias)),
+    ]
+    if namespace is None:
+        messages.append(_request(RTM_NEWLINK, peer.index, 0, _alias(peer.alias)))
+    return messages
+
+
+def _changes(present: Device, wanted: Device) -> bytes:
+    attributes: list[bytes] = []
     if wanted.alias != present.alias:
-        attributes.append(("IFLA_IFALIAS", wanted.alias))
+        attributes.append(_alias(wanted.alias))
     if wanted.mtu != present.mtu:
-        attributes.append(("IFLA_MTU", wanted.mtu))
+        attributes.append(attribute(_MTU, _U32.pack(wanted.mtu)))
     if wanted.master != present.master:
-        attributes.append(("IFLA_MASTER", wanted.master or 0))
-    message = _message(RTM_NEWLINK, present.index, attributes=attributes)
-    if wanted.up != present.up:
-        message["flags"], message["change"] = IFF_UP if wanted.up else 0, IFF_UP
-    return message
+        attributes.append(attribute(_MASTER, _U32.pack(wanted.master or 0)))
+    if wanted.address is not None and wanted.address != present.address:
+        attributes.append(_address(wanted.address))
+    if wanted.group != present.group:
+        attributes.append(attribute(_GROUP, _U32.pack(wanted.group)))
+    up, change = (_IFF_UP if wanted.up else 0, _IFF_UP) if wanted.up != present.up else (0, 0)
+    return message(RTM_NEWLINK, 0, IFINFOMSG.pack(0, 0, present.index, up, change) + b"".join(attributes))
 
 
-def _named(name: str, mtu: int) -> list[_Attribute]:
-    return [("IFLA_IFNAME", name), ("IFLA_MTU", mtu)]
+def _fresh(end: End, mtu: int) -> list[bytes]:
+    """Return what a device is made with."""
+    group = GROUP if end.address is None else GROUP_ADDRESSED
+    attributes = [_name(end.name), attribute(_MTU, _U32.pack(mtu)), attribute(_GROUP, _U32.pack(group))]
+    return attributes if end.address is None else [*attributes, _address(end.address)]
 
 
-def _info(kind: str, data: _Attribute) -> _Attribute:
-    return "IFLA_LINKINFO", {"attrs": [("IFLA_INFO_KIND", kind), ("IFLA_INFO_DATA", {"attrs": [data]})]}
+def _pair(peer: End, mtu: int, *more: bytes) -> bytes:
+    header = IFINFOMSG.pack(0, 0, peer.index, 0, 0)
+    return _info(_VETH, attribute(_VETH_PEER, header + b"".join([*_fresh(peer, mtu), *more])))
 
 
-def _message(kind: int, index: int, flags: int = 0, attributes: Sequence[_Attribute] = ()) -> Message:
-    message = ifinfmsg()
-    message["header"]["type"] = kind
-    message["header"]["flags"] = NLM_F_REQUEST | flags
-    message["index"] = index
-    message["attrs"] = list(attributes)
-    return message
+def _info(kind: str, data: bytes) -> bytes:
+    return nested(_INFO, attribute(_INFO_KIND, kind.encode() + b"\0"), nested(_INFO_DATA, data))
 
 
-def _freeze(message: Message, checksum: TxChecksum) -> Device:
-    attributes = {slot[0]: slot for slot in message["attrs"]}  # each is decoded when its value is asked for
-
-    def value(name: str) -> Message:
-        return attributes[name][1] if name in attributes else None
-
-    info = value("IFLA_LINKINFO")
-    kind = "" if info is None else info.get_attr("IFLA_INFO_KIND") or ""
-    name = value("IFLA_IFNAME")
-    return Device(
-        index=message["index"],
-        name=name,
-        kind=kind,
-        mtu=value("IFLA_MTU") or 0,
-        up=bool(message["flags"] & IFF_UP),
-        alias=value("IFLA_IFALIAS") or "",
-        peer=None if "IFLA_LINK_NETNSID" in attributes else value("IFLA_LINK"),
-        master=value("IFLA_MASTER"),
-        # What a bridge can do follows from its ports, so only veths are asked.
-        tx_checksum=kind != _VETH or _enabled(checksum, name),
-    )
+def _request(kind: int, index: int, flags: int, *attributes: bytes) -> bytes:
+    return message(kind, flags, IFINFOMSG.pack(0, 0, index, 0, 0) + b"".join(attributes))
 
 
-def _enabled(checksum: TxChecksum, name: str) -> bool:
-    try:
-        return checksum.enabled(name)
-    except OSError:
-        return True  # gone since it was listed, and noticed at the next reading
+def _alias(alias: str) -> bytes:
+    return attribute(IFLA_IFALIAS, alias.encode())
+
+
+def _name(name: str) -> bytes:
+    return attribute(_NAME, name.encode() + b"\0")
+
+
+def _address(address: str) -> bytes:
+    return attribute(_ADDRESS, bytes.fromhex(address.replace(":", "")))
+
+
+def _text(value: bytes) -> str:
+    return value.rstrip(b"\0").decode(errors="replace")
+
+
+def _number(value: bytes | None) -> int | None:
+    return None if value is None else _U32.unpack(value)[0]
+
+
+_MARK = naming.ALIAS_PREFIX.encode()
+_GROUPS = tuple(attribute(_GROUP, _U32.pack(group)) for group in (GROUP, GROUP_ADDRESSED))

@@ -1,15 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Driver ``links``: network devices of the host's namespace.
+"""Driver ``links``: network devices of the host's namespace and of namespaces of ours.
 
-A device is ours if its alias says so (``hostplane:<kind>:<uuid>``); it is made and
-marked in one step, so none can be left behind unmarked.  What ``hostplane plug``
-made carries an alias too, but is that command's: it goes with ``unplug``.
+A device is ours if its alias says so (``hostplane:<kind>:<uuid>``).  It is made and
+marked in one step; of a pair in two namespaces one end is marked by its group at first
+(``agent.drivers.devices``).  So none can be left behind unmarked.  What ``hostplane
+plug`` made carries an alias too, but is that command's: it goes with ``unplug``.
 
-Devices here carry instances' frames, so the host must not take part: IPv6 is
-switched off on them before they come up.
+Devices on the host carry instances' frames, so the host must not take part: IPv6 is
+switched off on them before they come up.  Devices in namespaces come up without an
+address of the kernel's choice (``addr_gen_mode none``), and therefore ask for no router
+and probe for no address: what they have is what driver ``routes`` gives them, next.
 
-Only what a delta names, and what that is connected to, is looked up before it is
-written: one more device costs the same on a host with a thousand.
+A pair one of whose ends has lost its namespace's name (somebody keeps the namespace
+alive without it) is made anew.  Only what a delta names, and what that is connected
+to, is looked up before it is written: one more device costs the same on a host with a
+thousand.
 """
 
 from __future__ import annotations
@@ -17,161 +22,211 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from agent.core import naming
 from agent.core.errors import ApplyError
 from agent.core.items import Link
 from agent.core.plan import Delta, Key, ObjectId, Value
-from agent.drivers.devices import Configure, Delete, Device, DeviceTable, MakeBridge, MakeVeth, Request
-from agent.drivers.link_scan import LazyTable
+from agent.drivers.device_visit import DeviceVisit, are_ends, device_key, split_key
+from agent.drivers.devices import (
+    GROUP,
+    GROUP_ADDRESSED,
+    Configure,
+    Delete,
+    Device,
+    DeviceSpaces,
+    End,
+    MakeBridge,
+    MakeVeth,
+    Request,
+    Silence,
+    is_ours,
+)
+from agent.drivers.namespaces import ForeignError
 
-PLUGGED_BY_COMMAND = f"{naming.ALIAS_PREFIX}plug:"
 _INDEXES = range(1 << 20, 1 << 24)  # far above those that the kernel gives out by itself
 _INDEX_TRIES = 10
 
 
-def open_table(sysctl: Path = Path("/proc/sys/net/ipv6/conf")) -> DeviceTable:
-    """Return the devices of the thread's namespace; the library that reads them is loaded when there is one."""
+def kernel_spaces() -> DeviceSpaces:
+    """Return the namespaces that the kernel and ``/run/netns`` know."""
+    from agent.drivers.link_table import KernelSpaces
 
-    def load() -> DeviceTable:
-        from agent.drivers.link_table import LinkTable  # loads a large library
-
-        return LinkTable(sysctl)
-
-    return LazyTable(load)
+    return KernelSpaces()
 
 
 class LinksDriver:
-    """Devices of the namespace in which it is first used; *open_devices* is asked for them then."""
+    """Devices of the thread's namespace and of those that *open_spaces* knows; it is called once, at first use."""
 
     name = "links"
 
-    def __init__(self, open_devices: Callable[[], DeviceTable] = open_table) -> None:
-        self._open = open_devices
-        self._table: DeviceTable | None = None
+    def __init__(self, open_spaces: Callable[[], DeviceSpaces] = kernel_spaces) -> None:
+        self._open = open_spaces
+        self._spaces: DeviceSpaces | None = None
 
     def observe(self, keys: Mapping[Key, ObjectId] | None = None) -> dict[Key, Value]:
         """Read all devices of ours, or those of *keys* among them."""
-        table = self._devices()
-        if keys is None:
-            found = table.marked(naming.ALIAS_PREFIX, but_not=PLUGGED_BY_COMMAND)
-        else:
-            found = table.find(names=keys)
-        ours = [device for device in found if is_ours(device)]
-        names = {device.index: device.name for device in found}
-        ends = {index for device in ours for index in (device.peer, device.master) if index}
-        others = ends - names.keys()
-        names.update((device.index, device.name) for device in (table.find(indexes=others) if others else ()))
-        return {device.name: _freeze(device, names) for device in ours}
+        with self._visit() as visit:
+            found = visit.all_of_ours() if keys is None else visit.find(keys)
+            ours = {key: device for key, device in found.items() if is_ours(device)}
+            peers = visit.peer_keys(ours)
+            masters = visit.master_names(ours)
+            return {key: _freeze(key, device, peers.get(key), masters.get(key)) for key, device in ours.items()}
 
     def apply(self, delta: Delta) -> dict[Key, Exception]:
-        """Write *delta* in two batches: what is made and marked, then what depends on it; what goes comes last."""
-        wanted = {key: new for key, new in _writes(delta) if isinstance(new, Link)}
-        ends = {name for link in wanted.values() for name in (link.peer, link.master) if name}
-        present = {device.name: device for device in self._devices().find(names={*wanted, *ends, *delta.deletes})}
-        failed: dict[Key, Exception] = {}
-        self._make(wanted, present, failed)
-        self._configure({key: link for key, link in wanted.items() if key not in failed}, present, failed)
-        doomed = [present[key] for key in delta.deletes if key in present and is_ours(present[key])]
-        self._write([(device.name, Delete(device.index)) for device in doomed], failed)
-        return failed
+        """Write *delta* in two batches a namespace: what is made and marked, then what depends on it.
 
-    def _make(self, wanted: Mapping[Key, Link], present: dict[str, Device], failed: dict[Key, Exception]) -> None:
-        """Make what is missing or of another kind, and mark it; *present* is kept true."""
+        What goes comes last.
+        """
+        wanted = {key: new for key, new in _writes(delta) if isinstance(new, Link)}
+        ends = {end for key, link in wanted.items() for end in (link.peer, _master_key(key, link)) if end}
+        with self._visit() as visit:
+            present = visit.find({*wanted, *ends, *delta.deletes})
+            step = _Step(visit, wanted, present)
+            step.make()
+            step.configure()
+            doomed = [key for key in delta.deletes if key in present and is_ours(present[key])]
+            step.write([(key, key, Delete(present[key].index)) for key in doomed])
+            return step.failed
+
+    def _visit(self) -> DeviceVisit:
+        if self._spaces is None:
+            self._spaces = self._open()
+        return DeviceVisit(self._spaces)
+
+
+class _Step:
+    """What one delta has come to: ``present`` is kept true, ``failed`` says what could not be done."""
+
+    def __init__(self, visit: DeviceVisit, wanted: Mapping[Key, Link], present: dict[Key, Device]) -> None:
+        self._visit = visit
+        self._wanted = wanted
+        self._present = present
+        self.failed: dict[Key, Exception] = {}
+
+    def make(self) -> None:
+        """Make what is missing or of another kind, and mark it."""
         missing: dict[Key, Link] = {}
-        stale: dict[str, Key] = {}
-        for key, link in wanted.items():
+        stale: dict[Key, Key] = {}
+        for key, link in self._wanted.items():
             # Where the device is as wanted, the other end is another item's concern.
-            right = _is_made(link, present)
+            right = self._is_made(key, link)
             ends = [key] if right or link.peer is None else sorted((key, link.peer))
-            occupied = [end for end in ends if end in present]
-            foreign = next((end for end in occupied if not is_ours(present[end])), None)
+            occupied = [end for end in ends if end in self._present]
+            foreign = next((end for end in occupied if not is_ours(self._present[end])), None)
+            absent = next((space for end in ends if not self._visit.has(space := split_key(end)[0])), None)
             if foreign is not None:
-                failed[key] = ApplyError(f"device {foreign} exists and was not made by hostplane")
+                self.failed[key] = ForeignError(f"device {foreign} exists and was not made by hostplane")
+            elif absent is not None:
+                self.failed[key] = ApplyError(f"device {key}: there is no namespace {absent} of hostplane's")
             elif not right:
                 missing[key] = link
                 stale.update(dict.fromkeys(occupied, key))
-        deletions = [(key, Delete(present.pop(name).index)) for name, key in sorted(stale.items())]
-        creations = self._creations(missing, wanted)
-        self._write([*deletions, *creations], failed)
-        for key, request in creations:
-            if key not in failed:
-                present.update((device.name, device) for device in _made(request))
+        deletions = [(key, end, Delete(self._present.pop(end).index)) for end, key in sorted(stale.items())]
+        self.write(deletions)
+        creations = self._creations({key: link for key, link in missing.items() if key not in self.failed})
+        self.write(creations)
+        for key, _, request in creations:
+            if key not in self.failed:
+                self._present.update(_made(request, key, self._wanted[key].peer))
         for key, link in missing.items():
-            if key not in failed and link.peer in failed:
-                failed[key] = failed[link.peer]  # the pair was to be made by the other end's request
+            if key not in self.failed and link.peer in self.failed:
+                self.failed[key] = self.failed[link.peer]  # the pair was to be made by the other end's request
 
-    def _creations(
-        self, missing: Mapping[Key, Link], wanted: Mapping[Key, Link]
-    ) -> list[tuple[Key, MakeVeth | MakeBridge]]:
+    def configure(self) -> None:
+        """Set what a device can be told when all of them exist."""
+        requests: list[tuple[Key, Key, Request]] = []
+        for key, link in self._wanted.items():
+            if key in self.failed:
+                continue
+            absent = next((end for end in (key, _master_key(key, link)) if end and end not in self._present), None)
+            if absent is not None:
+                self.failed[key] = ApplyError(f"device {key}: {absent} does not exist")
+                continue
+            device = self._present[key]
+            try:
+                self._prepare(key, link, device)
+            except ApplyError as err:
+                self.failed[key] = ApplyError(f"device {key}: {err}")
+            right = self._right(key, link, device)
+            if device == right:
+                continue
+            if split_key(key)[0] and link.up and not device.up:
+                requests.append((key, key, Silence(device.index)))
+            requests.append((key, key, Configure(device, right)))
+        self.write(requests)
+
+    def write(self, requests: Sequence[tuple[Key, Key, Request]]) -> None:
+        """Carry out requests, in their order within a namespace: each for an item, in the namespace of a device."""
+        spaces = dict.fromkeys(split_key(place)[0] for _, place, _ in requests)
+        for space in spaces:
+            own = [(key, request) for key, place, request in requests if split_key(place)[0] == space]
+            results = self._visit.table(space).write([request for _, request in own])
+            for (key, _), error in zip(own, results, strict=True):
+                if error is not None:
+                    self.failed.setdefault(key, ApplyError(f"device {key}: {error}"))
+
+    def _is_made(self, key: Key, link: Link) -> bool:
+        """Tell whether the device is there, of the right kind and with the right other end."""
+        device = self._present.get(key)
+        if device is None or device.kind != link.kind:
+            return False
+        if link.peer is None:
+            return device.peer is None
+        peer = self._present.get(link.peer)
+        return peer is not None and are_ends(key, device, link.peer, peer)
+
+    def _creations(self, missing: Mapping[Key, Link]) -> list[tuple[Key, Key, MakeVeth | MakeBridge]]:
         """Return the requests that make and mark *missing*, a veth pair by one request."""
-        requests: list[tuple[Key, MakeVeth | MakeBridge]] = []
-        indexes = self._unused_indexes(2 * len(missing)) if missing else iter(())
+        requests: list[tuple[Key, Key, MakeVeth | MakeBridge]] = []
+        spaces = {split_key(end)[0] for key, link in missing.items() for end in (key, link.peer or key)}
+        indexes = self._unused_indexes(2 * len(missing), spaces) if missing else iter(())
         made: set[Key] = set()
         for key, link in missing.items():
             if key in made:
                 continue
             made.add(key)
-            alias = _alias(link)
+            end = _end(key, link, next(indexes))
             if link.peer is None:
-                requests.append((key, MakeBridge(next(indexes), key, alias, link.mtu)))
+                requests.append((key, key, MakeBridge(end, link.mtu)))
                 continue
             made.add(link.peer)
-            peer_alias = _alias(wanted.get(link.peer, link))
-            requests.append((key, MakeVeth(next(indexes), key, alias, next(indexes), link.peer, peer_alias, link.mtu)))
+            other = self._wanted.get(link.peer)
+            peer = _end(link.peer, other or replace(link, address=None), next(indexes))
+            here, there = split_key(key)[0], split_key(link.peer)[0]
+            descriptor = None if here == there else self._visit.table(there).descriptor
+            requests.append((key, key, MakeVeth(end, peer, link.mtu, descriptor)))
         return requests
 
-    def _unused_indexes(self, count: int) -> Iterator[int]:
+    def _unused_indexes(self, count: int, spaces: Iterable[str]) -> Iterator[int]:
         """Return *count* numbers that no device has; the range is so large that the second try finds them."""
         for _ in range(_INDEX_TRIES):
             start = secrets.choice(_INDEXES[:-count])
             indexes = range(start, start + count)
-            if not self._devices().find(indexes=indexes):
+            if not any(self._visit.table(space).find(indexes=indexes) for space in spaces):
                 return iter(indexes)
         raise ApplyError("no numbers for new network devices were found")
 
-    def _configure(
-        self, wanted: Mapping[Key, Link], present: Mapping[str, Device], failed: dict[Key, Exception]
-    ) -> None:
-        """Set what a device can be told when all of them exist."""
-        table = self._devices()
-        requests: list[tuple[Key, Request]] = []
-        for key, link in wanted.items():
-            absent = next((name for name in (key, link.master) if name is not None and name not in present), None)
-            if absent is not None:
-                failed[key] = ApplyError(f"device {key}: {absent} does not exist")
-                continue
-            device = present[key]
-            master = None if link.master is None else present[link.master].index
-            try:
-                table.close_host_side(key)
-                if link.kind == "veth" and device.tx_checksum != link.tx_checksum:
-                    table.switch_tx_checksum(key, link.tx_checksum)
-            except ApplyError as err:
-                failed[key] = ApplyError(f"device {key}: {err}")
-            right = replace(device, alias=_alias(link), mtu=link.mtu, master=master, up=link.up)
-            if device != right:
-                requests.append((key, Configure(device, right)))
-        self._write(requests, failed)
+    def _prepare(self, key: Key, link: Link, device: Device) -> None:
+        """Set what is not set over netlink.  Raises ApplyError."""
+        space, name = split_key(key)
+        table = self._visit.table(space)
+        if not space:
+            table.close_host_side(name)
+        if link.kind == "veth" and device.tx_checksum != link.tx_checksum:
+            table.switch_tx_checksum(name, link.tx_checksum)
 
-    def _write(self, requests: Sequence[tuple[Key, Request]], failed: dict[Key, Exception]) -> None:
-        if not requests:
-            return
-        results = self._devices().write([request for _, request in requests])
-        for (key, _), error in zip(requests, results, strict=True):
-            if error is not None:
-                failed.setdefault(key, ApplyError(f"device {key}: {error}"))
-
-    def _devices(self) -> DeviceTable:
-        if self._table is None:
-            self._table = self._open()
-        return self._table
-
-
-def is_ours(device: Device) -> bool:
-    """Tell whether this driver made *device*."""
-    return naming.is_our_alias(device.alias) and not device.alias.startswith(PLUGGED_BY_COMMAND)
+    def _right(self, key: Key, link: Link, device: Device) -> Device:
+        master = _master_key(key, link)
+        return replace(
+            device,
+            alias=_alias(link),
+            mtu=link.mtu,
+            master=None if master is None else self._present[master].index,
+            up=link.up,
+            address=link.address,
+            group=_group(link, device),
+        )
 
 
 def _writes(delta: Delta) -> Iterable[tuple[Key, Value]]:
@@ -184,33 +239,56 @@ def _alias(link: Link) -> str:
     return naming.ALIAS_PREFIX + link.owner
 
 
-def _is_made(link: Link, present: Mapping[str, Device]) -> bool:
-    """Tell whether the device is there, of the right kind and with the right other end."""
-    device = present.get(link.name)
-    if device is None or device.kind != link.kind:
-        return False
-    peer = None if link.peer is None else present.get(link.peer)
-    return device.peer == (None if peer is None else peer.index) and (link.peer is None or peer is not None)
+def _group(link: Link, device: Device) -> int:
+    if link.address is not None:
+        return GROUP_ADDRESSED
+    return GROUP if device.group == GROUP_ADDRESSED else device.group
 
 
-def _made(request: MakeVeth | MakeBridge) -> Iterator[Device]:
+def _master_key(key: Key, link: Link) -> Key | None:
+    """Return the key of the bridge, which is in the device's own namespace."""
+    return None if link.master is None else device_key(split_key(key)[0], link.master)
+
+
+def _end(key: Key, link: Link, index: int) -> End:
+    return End(index, split_key(key)[1], _alias(link), link.address)
+
+
+def _made(request: MakeVeth | MakeBridge, key: Key, peer_key: Key | None) -> Iterator[tuple[Key, Device]]:
     """Yield the devices that *request* has made, as the kernel makes them."""
-    if isinstance(request, MakeBridge):
-        yield Device(request.index, request.name, "bridge", request.mtu, up=False, alias=request.alias)
+    end = request.end
+    device = Device(end.index, end.name, "bridge", request.mtu, up=False, alias=end.alias, address=end.address)
+    device = replace(device, group=GROUP if end.address is None else GROUP_ADDRESSED)
+    if isinstance(request, MakeBridge) or peer_key is None:
+        yield key, device
         return
-    ends = (request.index, request.name, request.alias), (request.peer_index, request.peer, request.peer_alias)
-    for (index, name, alias), (other, _, _) in (ends, ends[::-1]):
-        yield Device(index, name, "veth", request.mtu, up=False, alias=alias, peer=other)
+    elsewhere, peer = request.peer_namespace is not None, request.peer
+    device = replace(device, kind="veth", is_peer_elsewhere=elsewhere)
+    yield key, replace(device, peer=peer.index)
+    yield (
+        peer_key,
+        replace(
+            device,
+            index=peer.index,
+            name=peer.name,
+            alias="" if elsewhere else peer.alias,
+            peer=end.index,
+            address=peer.address,
+            group=GROUP if peer.address is None else GROUP_ADDRESSED,
+        ),
+    )
 
 
-def _freeze(device: Device, names: Mapping[int, str]) -> Link:
+def _freeze(key: Key, device: Device, peer: Key | None, master: str | None) -> Link:
     return Link(
         name=device.name,
         kind=device.kind,
         owner=device.alias.removeprefix(naming.ALIAS_PREFIX),
         mtu=device.mtu,
-        peer=names.get(device.peer or 0),
-        master=names.get(device.master or 0),
+        peer=peer,
+        master=master,
         tx_checksum=device.tx_checksum,
         up=device.up,
+        namespace=split_key(key)[0],
+        address=device.address,
     )

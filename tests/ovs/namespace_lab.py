@@ -10,7 +10,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-CLONE_NEWNET, CLONE_NEWNS = 0x40000000, 0x00020000
+CLONE_FS, CLONE_NEWNS, CLONE_NEWNET = 0x200, 0x20000, 0x40000000
 LIBC = ctypes.CDLL(None, use_errno=True)
 
 
@@ -27,6 +27,7 @@ def host() -> Iterator[None]:
         run("ip", "link", "set", "lo", "up")
         yield
     finally:
+        _check(LIBC.unshare(CLONE_FS))  # a thread that has just ended may still share the root folder with us
         for kind, home in homes:
             _check(LIBC.setns(home, kind))
             os.close(home)
