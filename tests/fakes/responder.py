@@ -26,6 +26,7 @@ class FakeResponder:
     """
 
     def __init__(self, path: Path, memory: dict | None = None, version: str = agent.__version__, major: int = 1):
+        self.path = path
         self.generation = uuid.uuid4().hex
         self.digests: dict[str, str] = {}
         self.data: dict[str, object] = {}

@@ -85,8 +85,7 @@ def served(digest, **data):
 
 def accepts(sock_item):
     """Connect to a listener; return the connection."""
-    connection = socket.create_connection((sock_item.address, sock_item.port), 5)
-    return connection
+    return socket.create_connection((sock_item.address, sock_item.port), 5)
 
 
 def test_what_was_written_is_what_is_observed(host):

@@ -26,7 +26,8 @@ def send(end, frame, descriptors=()):
 
 def receive(end, count, size):
     """Return the kinds of *count* frames with what each descriptor is, reading *size* octets at a time."""
-    decoder, found = Decoder(), []
+    decoder = Decoder()
+    found: list = []
     while len(found) < count:
         data, rights, _, _ = socket.recv_fds(end, size, protocol.MAX_DESCRIPTORS)
         for frame, descriptors in decoder.feed(data, rights):
