@@ -13,7 +13,7 @@ from scapy.packet import Packet
 from agent.core.openflow import OPENFLOW_VERSION
 from agent.drivers.flow_text import parse_dump
 from tests.fakes.openvswitch import OpenVSwitch, wait_until
-from tests.golden.l2_world import OFPORTS, World, underlay
+from tests.golden.l2_world import OFPORTS, SERVICE_OFPORTS, World, underlay
 
 GATEWAY = underlay(0xFFFE)
 UNDERLAY = "uplink1"  # what leads out of br-phy
@@ -25,7 +25,7 @@ _PUSH = re.compile(r"tnl_push\(.*\bipv4\(src=[\d.]+,dst=([\d.]+),.*\b(vxlan|gene
 
 @contextmanager
 def running_switch(folder: Path, ports: int, peers: int = 2, *, dummy_tunnels: bool = False) -> Iterator[OpenVSwitch]:
-    """Run a switch with br-int (taps 1..*ports*, both tunnels, patch to br-phy) and br-phy."""
+    """Run a switch with br-int (taps 1..*ports*, the responder's devices, both tunnels, patch to br-phy) and br-phy."""
     # "override" makes dummies of tunnel ports, too: nothing is encapsulated, copies are only counted.
     switch = OpenVSwitch(folder, ("--enable-dummy=override" if dummy_tunnels else "--enable-dummy",))
     switch.start()
@@ -37,6 +37,8 @@ def running_switch(folder: Path, ports: int, peers: int = 2, *, dummy_tunnels: b
             # Without local_ip: without privileges there is no kernel route that says that the address is local.
             options = ("options:key=flow", "options:remote_ip=flow")
             words += _port("br-int", f"hp-{kind}", f"type={kind}", f"ofport_request={number}", *options)
+        for name, number in SERVICE_OFPORTS.items():
+            words += _port("br-int", name, "type=dummy", f"ofport_request={number}")
         number = OFPORTS["hp-i-physnet1"]
         patch = ("type=patch", f"ofport_request={number}", "options:peer=hp-p-physnet1")
         words += _port("br-int", "hp-i-physnet1", *patch)

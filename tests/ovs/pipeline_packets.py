@@ -115,7 +115,7 @@ def listener_report(source: int, src: str = "::") -> Packet:
 
 
 def datagram(
-    source: int, sport: int, dport: int, src: str, dst: str = "255.255.255.255", target: int | str = BROADCAST
+    source: int | str, sport: int, dport: int, src: str, dst: str = "255.255.255.255", target: int | str = BROADCAST
 ) -> Packet:
     """Return a UDP packet."""
     header = IPv6(src=src, dst=dst) if ":" in src else IP(src=src, dst=dst)

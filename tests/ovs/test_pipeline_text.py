@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.l2.pipeline import Table
-from tests.golden.l2_world import SETTINGS, World, example_world, underlay
+from tests.golden.l2_world import SETTINGS, World, example_world, services_world, underlay
 from tests.ovs.pipeline_lab import dump, load, running_switch
 
 
@@ -19,8 +19,9 @@ def switch(tmp_path_factory):
         yield running
 
 
-def test_planned_text_is_what_the_switch_shows(switch):
-    flows = example_world().flows()
+@pytest.mark.parametrize("world", [example_world, services_world])
+def test_planned_text_is_what_the_switch_shows(switch, world):
+    flows = world().flows()
     load(switch, flows)
     assert dump(switch) == flows
 
