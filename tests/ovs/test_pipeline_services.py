@@ -75,6 +75,7 @@ class ServicesLab(Lab):
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
     with running_switch(tmp_path_factory.mktemp("services"), ports=11) as switch:
+        switch.ofctl("set-frags", "MGMT", "nx-match")  # as the daemon does: first fragments show their ports
         yield ServicesLab(switch)
 
 
