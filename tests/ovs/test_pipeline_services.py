@@ -100,9 +100,8 @@ def fragment6(packet):
     """Return a packet with the header of a first fragment before its payload."""
     header, payload = packet[IPv6].copy(), packet[IPv6].payload
     header.remove_payload()
-    shown = ether(packet.src, packet.dst) / header / IPv6ExtHdrFragment(nh=header.nh, m=1, id=7) / payload
-    shown[IPv6].nh = 44
-    return shown
+    following = 6 if TCP in payload else 17
+    return ether(packet.src, packet.dst) / header / IPv6ExtHdrFragment(nh=following, m=1, id=7) / payload
 
 
 ASKED = [
