@@ -51,6 +51,8 @@ soak: install ## the same tests with many more examples, topologies, kills and h
 	HOSTPLANE_TEST_KILLS=200 $(BIN)/python -m pytest tests/functional/test_filter_changes.py
 	$(BIN)/python -m tests.fuzz.dhcp_v4 --seconds 600
 	$(BIN)/python -m tests.property.dhcp6_mutations 600
+	$(BIN)/python -m tests.fuzz.metadata_http --seconds 600
+	$(BIN)/python -m tests.fuzz.responder --seconds 600
 
 lock: install ## write constraints.txt anew: the newest versions that fit
 	.ci/lock > constraints.new
