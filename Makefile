@@ -50,6 +50,7 @@ soak: install ## the same tests with many more examples, topologies, kills and h
 	HOSTPLANE_TEST_TOPOLOGIES=5000 $(BIN)/python -m pytest tests/functional/test_filter_matrix.py
 	HOSTPLANE_TEST_KILLS=200 $(BIN)/python -m pytest tests/functional/test_filter_changes.py
 	$(BIN)/python -m tests.fuzz.dhcp_v4 --seconds 600
+	$(BIN)/python -m tests.fuzz.metadata_http --seconds 600
 	$(BIN)/python -m tests.property.dhcp6_mutations 600
 	$(BIN)/python -m tests.fuzz.metadata_http --seconds 600
 	$(BIN)/python -m tests.fuzz.responder --seconds 600

@@ -27,6 +27,7 @@ from agent.metadata.nova import Exchange, Question
 from agent.metadata.sending import send_answer
 
 LONGEST_PAUSE: Final = 1.0  # seconds
+_LAST_CHUNK = b"\r\n\r\n"  # what comes behind its size
 _NAME_LIMIT = 16  # octets of a method that are worth a look
 _FRAMING_ROOM = 128 << 10  # octets of chunk headers, and of further requests, that may come with a body
 
@@ -54,6 +55,7 @@ class ClientConnection:
         self._request: h11.Request | None = None
         self._body = bytearray()
         self._taken = 0  # octets behind the head
+        self._tail = b""  # the last of them
         self._wait = 0.0
         self._closed = self._last = False
 
@@ -115,6 +117,7 @@ class ClientConnection:
             raise RequestError(400, "there is no request")
         self._request = event
         self._taken = 0
+        self._tail = b""
         _check_request(event, limits)
         return True
 
@@ -125,19 +128,26 @@ class ClientConnection:
             event = _next_event(http)
             if isinstance(event, h11.Data):
                 self._body += event.data
-            if len(self._body) > limit:
-                raise RequestError(413, f"the body is longer than {limit} octets")
-            if isinstance(event, h11.EndOfMessage):
-                self._input.feed(http.trailing_data[0])
+            elif isinstance(event, h11.EndOfMessage):
+                self._end(event, http.trailing_data[0])
                 return True
-            if event is h11.NEED_DATA:
+            else:
                 more = self._input.take_rest()
                 if not more:
                     return False
                 self._taken += len(more)
-                if self._taken > 2 * limit + _FRAMING_ROOM:
-                    raise RequestError(413, "the body has too many chunks")
+                self._tail = self._tail[-len(_LAST_CHUNK) :] + more
                 http.receive_data(more)
+            if len(self._body) > limit or self._taken > 2 * limit + _FRAMING_ROOM:
+                raise RequestError(413, f"the body is longer than {limit} octets, or in too many chunks")
+
+    def _end(self, event: h11.EndOfMessage, rest: bytes) -> None:
+        """Put back what came behind a body; h11 would let bare line feeds end one, too."""
+        chunked = self._request is not None and any(name == b"transfer-encoding" for name, _ in self._request.headers)
+        if event.headers or (chunked and not self._tail[: len(self._tail) - len(rest)].endswith(_LAST_CHUNK)):
+            raise RequestError(400, "the body does not end as it should")
+        self._tail = b""
+        self._input.feed(rest)
 
     def _respond(self, http: h11.Connection, request: h11.Request) -> Iterator[Event]:
         decision = self._decide(request)

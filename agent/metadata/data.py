@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from typing import TypeAlias, TypeVar
@@ -165,6 +166,7 @@ def _build(cls: Callable[..., _T], value: object) -> _T:
 def _text(value: object) -> str:
     if not isinstance(value, str):
         raise TypeError("is not text")
+    value.encode()  # half of a surrogate pair could not be sent
     return value
 
 
@@ -190,6 +192,8 @@ def _whole(value: object) -> int:
 def _number(value: object) -> float:
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise TypeError("is not a number")
+    if not math.isfinite(value):
+        raise ValueError("is not a number")
     return float(value)
 
 

@@ -59,6 +59,7 @@ def test_what_another_version_says_more_or_less_is_no_trouble():
         ({"content": {"user_data": "ä"}}, "user_data"),
         ({"content": {"user_data": "?"}}, "user_data"),
         ({"content": {"ssh_keys": "ssh-rsa"}}, "ssh_keys"),
+        ({"content": {"hostname": "\ud800"}}, "hostname"),
     ],
 )
 def test_what_makes_no_sense_is_refused_and_named(change, named):
@@ -74,7 +75,18 @@ def test_what_is_missing_is_named(missing):
         decode_metadata(value)
 
 
-@pytest.mark.parametrize("value", [None, [], "x", {"nova": {}}, {"limits": {"rate": "1"}}, {"limits": {"burst": True}}])
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        [],
+        "x",
+        {"nova": {}},
+        {"limits": {"rate": "1"}},
+        {"limits": {"burst": True}},
+        {"limits": {"rate": float("nan")}},
+    ],
+)
 def test_a_service_that_makes_no_sense_is_refused(value):
     with pytest.raises(InputError):
         decode_service(value)
