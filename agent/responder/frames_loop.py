@@ -13,16 +13,19 @@ import logging
 import socket
 import struct
 import time
+from collections import Counter
 from collections.abc import Mapping
 
 from agent.dhcp.port_answers import DHCPV4, DHCPV6, NEIGHBORS, ROUTER_DISCOVERY, Answered
 from agent.responder import green
 from agent.responder.counters import Counters, TokenBucket
+from agent.responder.flood_filter import FloodFilter
 from agent.responder.knowledge import FramePort, Knowledge
 
 LOG = logging.getLogger(__name__)
 
 RATE, BURST = 20.0, 60  # frames a second of one port; a boot takes less than ten
+FLOOD = 100  # frames too many within a second, after which the kernel drops them
 BATCH = 64  # frames after which others have their turn
 LONGEST = 16384  # octets; what is longer is cut, and then malformed
 REST = 0.5  # seconds after an error of the device
@@ -34,17 +37,29 @@ _FAMILY = {DHCPV4: 4, DHCPV6: 6}
 
 
 class Allowances:
-    """A token bucket for each identity that has sent something."""
+    """A token bucket for each identity that has sent something, and *muzzle* for those that do not stop."""
 
-    def __init__(self) -> None:
+    def __init__(self, muzzle: FloodFilter) -> None:
+        self._muzzle = muzzle
         self._buckets: dict[bytes, TokenBucket] = {}
+        self._refused: Counter[bytes] = Counter()  # since _since
+        self._since = 0.0
 
     def take(self, identity: bytes, now: float) -> bool:
         """Tell whether a frame of the port may be looked at."""
         bucket = self._buckets.get(identity)
         if bucket is None:
             bucket = self._buckets[identity] = TokenBucket(RATE, BURST, now)
-        return bucket.take(now)
+        if bucket.take(now):
+            return True
+        if now - self._since > 1.0:
+            self._refused.clear()
+            self._since = now
+        self._refused[identity] += 1
+        if self._refused[identity] >= FLOOD:
+            self._refused[identity] = 0
+            self._muzzle.mute(identity, now)
+        return False
 
     def forget(self, known: Mapping[bytes, FramePort]) -> None:
         """Keep only those of identities that are *known*."""
@@ -58,21 +73,18 @@ class FramesLoop:
         self._link = link
         self._knowledge = knowledge
         self._counters = counters
-        self._allowances = Allowances()
+        self._filter = FloodFilter(link)
+        self._allowances = Allowances(self._filter)
         self._buffer = bytearray(LONGEST)
 
     def run(self) -> None:
         """Answer until the thread is ended."""
-        while True:
-            try:
-                if self._read_batch() == BATCH:
-                    green.sleep()
-                else:
-                    green.wait_readable(self._link)
-            except OSError as err:
-                # The device is down or gone; of a new one we are told by the agent.
-                LOG.warning("DHCP's device: %s", err.strerror)
-                green.sleep(REST)
+        self._filter.clear()
+        try:
+            while True:
+                self._turn()
+        finally:
+            self._filter.clear()
 
     def send(self, frame: bytes) -> bool:
         """Send a frame; what the device does not take at once is lost, as on any link."""
@@ -90,6 +102,26 @@ class FramesLoop:
         if lost := _COUNTS.unpack(counts)[1]:
             self._counters.add("dropped_frames", "reason=overrun", lost)
         self._allowances.forget(self._knowledge.ports)
+
+    def _turn(self) -> None:
+        """Answer some frames, or wait for one."""
+        self._filter.expire(time.monotonic())
+        try:
+            if self._read_batch() == BATCH:
+                green.sleep()
+            else:
+                self._wait()
+        except OSError as err:
+            # The device is down or gone; of a new one we are told by the agent.
+            LOG.warning("DHCP's device: %s", err.strerror)
+            green.sleep(REST)
+
+    def _wait(self) -> None:
+        until = self._filter.next_end
+        try:
+            green.wait_readable(self._link, None if until is None else until - time.monotonic())
+        except TimeoutError:
+            return  # somebody may speak again
 
     def _read_batch(self) -> int:
         """Answer what there is, at most BATCH frames; return how many it was."""
