@@ -7,7 +7,7 @@ import argparse
 import re
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -18,6 +18,7 @@ from agent.cli.waiting import add_wait, wait
 from agent.cli.yaml_file import has_no_section, parse_file
 from agent.cli.yaml_tree import MAX_BYTES
 from agent.core.errors import InputError
+from agent.store import metadata_form
 from agent.store.document import Document
 from agent.store.records import Change
 
@@ -92,14 +93,17 @@ def _in_file(source: str, text: str) -> str:
 def _print_changes(changes: Sequence[Change], verbs: dict[str, str]) -> None:
     for change in changes:
         whose = f" of project {printable(change.project)}" if change.project else ""
-        write_line(f"{change.kind.replace('_', ' ')} {printable(change.name)}{whose} {verbs[change.verb]}")
+        called = f"{change.kind.replace('_', ' ')} {printable(change.name)}".rstrip()
+        write_line(f"{called}{whose} {verbs[change.verb]}")
         if change.verb == "change":
             for field in change.fields:
-                write_line(f"  {field.field}: {_show(field.old)} -> {_show(field.new)}")
+                write_line(f"  {field.field}: {_show(field.field, field.old)} -> {_show(field.field, field.new)}")
     counts = Counter(change.verb for change in changes)
     total = ", ".join(f"{counts[verb]} {verbs[verb]}" for verb in verbs if counts[verb])
     write_line(total or "nothing to change")
 
 
-def _show(value: object) -> str:
+def _show(field: str, value: object) -> str:
+    if field == "metadata" and isinstance(value, Mapping):
+        value = metadata_form.brief(value)
     return cell(cast("Value", value)) or "none"

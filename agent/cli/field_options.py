@@ -11,16 +11,22 @@ import argparse
 from collections.abc import Callable, Sequence
 
 from agent.cli.fields import Field, Kind, Noun
-from agent.store.document import F, FixedIpRequest
+from agent.cli.metadata_options import add_file_options, merged
+from agent.store.document import F, FixedIpRequest, HostRoute
 
 _EMPTY: dict[Kind, object] = {
     Kind.TEXTS: (),
     Kind.FIXED_IPS: (),
+    Kind.ROUTES: (),
     Kind.RULES: (),
     Kind.MAPPING: {},
+    Kind.METADATA: {},
     Kind.BOOLEAN: False,
 }
+_REPEATED = (Kind.TEXTS, Kind.MAPPING, Kind.METADATA, Kind.FIXED_IPS, Kind.ROUTES)
 _PREFIX = "field_"  # keeps a noun's "host" apart from everything else in the namespace
+_FROM_FILES = "_from_files"
+_NOTHING = object()
 
 
 def add_field_options(parser: argparse.ArgumentParser, fields: Sequence[Field]) -> None:
@@ -31,7 +37,7 @@ def add_field_options(parser: argparse.ArgumentParser, fields: Sequence[Field]) 
         if field.flag is not None and field.kind is Kind.BOOLEAN:
             _add_constant(chosen, field, field.flag, True, field.help)
         elif field.flag is not None:
-            repeated = field.kind in (Kind.TEXTS, Kind.MAPPING, Kind.FIXED_IPS)
+            repeated = field.kind in _REPEATED
             chosen.add_argument(
                 field.flag,
                 action="append" if repeated else "store",
@@ -47,6 +53,8 @@ def add_field_options(parser: argparse.ArgumentParser, fields: Sequence[Field]) 
             _add_constant(chosen, field, field.negative_flag, _EMPTY.get(field.kind), text)
         if field.none_flag is not None:
             _add_constant(chosen, field, field.none_flag, None)
+        if field.kind is Kind.METADATA:
+            add_file_options(group, _PREFIX + field.name + _FROM_FILES)
 
 
 def _add_constant(
@@ -68,12 +76,22 @@ def given_fields(args: argparse.Namespace, noun: Noun[F]) -> F:
 
 def given_values(args: argparse.Namespace, fields: Sequence[Field]) -> dict[str, object]:
     """Return those of *fields* that were given on the command line, by name."""
-    found = [field for field in fields if hasattr(args, _PREFIX + field.name)]
-    return {field.name: _value(field, getattr(args, _PREFIX + field.name)) for field in found}
+    found = ((field, _given(args, field)) for field in fields)
+    return {field.name: _value(field, given) for field, given in found if given is not _NOTHING}
+
+
+def _given(args: argparse.Namespace, field: Field) -> object:
+    given: object = getattr(args, _PREFIX + field.name, _NOTHING)
+    from_files = getattr(args, _PREFIX + field.name + _FROM_FILES, None)
+    if from_files is None:
+        return given
+    return [*given, *from_files] if isinstance(given, list) else from_files
 
 
 def _value(field: Field, given: object) -> object:
     if isinstance(given, list):
+        if field.kind is Kind.METADATA:
+            return merged(given)
         return dict(given) if field.kind is Kind.MAPPING else tuple(given)
     return given
 
@@ -83,6 +101,16 @@ def _fixed_ip(text: str) -> FixedIpRequest:
         return FixedIpRequest(address=text)
     parts = _parts(text, ("subnet", "address"))
     return FixedIpRequest(address=parts.get("address"), subnet=parts.get("subnet"))
+
+
+def _host_route(text: str) -> HostRoute:
+    # "gateway" is what OpenStack's command calls it.
+    words = dict(part.partition("=")[::2] for part in text.split(","))
+    hop = words.pop("gateway", "") or words.pop("nexthop", "")
+    destination = words.pop("destination", "")
+    if words or not hop or not destination:
+        raise argparse.ArgumentTypeError(f"{text!r} is not destination=CIDR,nexthop=ADDRESS")
+    return HostRoute(destination, hop)
 
 
 def _parts(text: str, known: Sequence[str]) -> dict[str, str]:
@@ -109,5 +137,8 @@ _TYPES: dict[Kind, Callable[[str], object]] = {
     Kind.INTEGER: int,
     Kind.TEXTS: str,
     Kind.MAPPING: _pair,
+    Kind.METADATA: _pair,
+    Kind.NUMBER: float,
     Kind.FIXED_IPS: _fixed_ip,
+    Kind.ROUTES: _host_route,
 }

@@ -17,6 +17,7 @@ from agent.store.document import (
     AddressGroupFields,
     F,
     HostFields,
+    MetadataServiceFields,
     NetworkFields,
     PortFields,
     SecurityGroupFields,
@@ -32,7 +33,10 @@ class Kind(Enum):
     BOOLEAN = auto()
     TEXTS = auto()
     MAPPING = auto()
+    NUMBER = auto()
     FIXED_IPS = auto()
+    ROUTES = auto()
+    METADATA = auto()
     RULES = auto()
 
 
@@ -67,7 +71,7 @@ class Field:
         """The option that gives False, none or the empty list, if there is one."""
         if self.negation:
             return "--" + self.negation
-        if self.nullable or self.kind not in (Kind.TEXT, Kind.INTEGER):
+        if self.nullable or self.kind not in (Kind.TEXT, Kind.INTEGER, Kind.NUMBER):
             return "--no-" + (self.option or self.name).replace("_", "-")
         return None
 
@@ -144,6 +148,15 @@ SUBNET = Noun(
         Field("ipv6_mode", Kind.TEXT, "slaac, dhcpv6-stateful or dhcpv6-stateless", metavar="MODE", nullable=True),
         Field("ipv6_address_mode", Kind.TEXT, "how instances get addresses", metavar="MODE", nullable=True),
         Field("ipv6_ra_mode", Kind.TEXT, "what router advertisements say", metavar="MODE", nullable=True),
+        Field("server_address", Kind.TEXT, "what DHCP is answered from; chosen if not given", metavar="ADDRESS"),
+        Field("dns", Kind.TEXTS, "name server, the first one first", metavar="ADDRESS"),
+        Field(
+            "host_routes",
+            Kind.ROUTES,
+            "route that instances are told: destination=CIDR,nexthop=ADDRESS",
+            metavar="ROUTE",
+            option="host_route",
+        ),
         _PROJECT,
         _EXTERNAL_IDS,
     ),
@@ -187,6 +200,20 @@ PORT = Noun(
         ),
         Field("device_owner", Kind.TEXT, "what kind of thing uses it"),
         Field("device_id", Kind.TEXT, "which thing uses it"),
+        Field("hostname", Kind.TEXT, "what the instance is told to call itself; empty for host-ADDRESS"),
+        Field(
+            "dhcp_options",
+            Kind.MAPPING,
+            "DHCP option by name or number, option6:NAME for DHCPv6",
+            metavar="NAME=VALUE",
+            option="dhcp_option",
+        ),
+        Field(
+            "metadata",
+            Kind.METADATA,
+            "of the instance: instance_id, availability_zone, instance_type, meta:NAME, ...",
+            metavar="KEY=VALUE",
+        ),
         Field("project", Kind.TEXT, "who it belongs to; made without security groups it gets the default one of these"),
         _EXTERNAL_IDS,
     ),
@@ -210,6 +237,29 @@ HOST = Noun(
         _EXTERNAL_IDS,
     ),
     columns=("name", "tunnel_address", "encapsulations", "bridge_mappings", "version", "applied_revision", "heartbeat"),
+)
+
+METADATA_SERVICE = Noun(
+    name="metadata service",
+    section="metadata_service",
+    make=MetadataServiceFields,
+    fields=(
+        Field("url", Kind.TEXT, "base URL of Nova's metadata API, without a path", metavar="URL"),
+        Field("secret_file", Kind.TEXT, "file on each host with the secret that Nova shares", metavar="PATH"),
+        Field("ca_file", Kind.TEXT, "authorities for https; the system's if not given", "PATH", nullable=True),
+        Field("client_cert_file", Kind.TEXT, "certificate to show to Nova", metavar="PATH", nullable=True),
+        Field("client_key_file", Kind.TEXT, "and its key", metavar="PATH", nullable=True),
+        Field("insecure", Kind.BOOLEAN, "do not look at Nova's certificate", negation="secure"),
+        Field(  # --timeout is the command's own
+            "timeout",
+            Kind.NUMBER,
+            "for connecting to Nova and for each answer (60)",
+            metavar="SECONDS",
+            option="request_timeout",
+        ),
+        _EXTERNAL_IDS,
+    ),
+    columns=(),
 )
 
 RULE_FIELDS = (
@@ -274,3 +324,5 @@ AnyNoun: TypeAlias = (
 NOUNS: Mapping[str, AnyNoun] = {
     noun.section: noun for noun in (NETWORK, SUBNET, PORT, HOST, SECURITY_GROUP, ADDRESS_GROUP)
 }
+# What a file may hold: of the last there is only one, without a name.
+SECTIONS = (*NOUNS, METADATA_SERVICE.section)

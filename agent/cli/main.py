@@ -54,6 +54,7 @@ COMMANDS: dict[str, Command] = {
     "security-group": Command("agent.cli.security_group", "list, show, create, set, delete security groups"),
     "security-group-rule": Command("agent.cli.security_group_rule", "list, create, delete rules of security groups"),
     "address-group": Command("agent.cli.address_group", "the same for address groups, and add, remove addresses"),
+    "metadata-service": Command("agent.cli.metadata_service", "show, set, unset where metadata come from (Nova)"),
     "apply": Command("agent.cli.apply", "make the store hold what a YAML file says"),
     "status": Command("agent.cli.status", "what this host's agent is doing"),
     "plan": Command("agent.cli.plan", "what the agent's next pass would change"),

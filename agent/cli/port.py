@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from agent.cli.fields import PORT
 from agent.cli.objects import Filter, Verbs, plain
 from agent.cli.output import Row
+from agent.store import metadata_form
 from agent.store.document import PortFields
 from agent.store.records import PortRecord
 from agent.store.writer import Writer
@@ -22,6 +23,8 @@ def _shown(record: PortRecord) -> Row:
     del row["security_group_ids"]
     row["security_groups"] = _NOT_FILTERED if record.security_groups is None else list(record.security_groups)
     row["fixed_ips"] = [fixed_ip.address for fixed_ip in record.fixed_ips]
+    row["metadata"] = metadata_form.brief(record.metadata)
+    row["dhcp_options"] = [f"{name}={value}" for name, value in record.dhcp_options.items()]
     if record.since is not None:
         row["since"] = datetime.fromtimestamp(record.since, UTC).isoformat(sep=" ", timespec="seconds")
     return row

@@ -16,6 +16,7 @@ from agent.store.writer import Writer
 def _shown(record: SubnetRecord) -> Row:
     row = dict(plain(record))
     row["network"] = row.pop("network_name") or record.network
+    row["host_routes"] = [f"{route.destination} via {route.nexthop}" for route in record.host_routes]
     return row
 
 

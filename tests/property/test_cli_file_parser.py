@@ -7,10 +7,11 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.cli.fields import NOUNS, RULE_FIELDS, Kind
+from agent.cli.fields import METADATA_SERVICE, NOUNS, RULE_FIELDS, Kind
 from agent.cli.yaml_file import parse_file
 from agent.core.errors import InputError
-from agent.store import document
+from agent.core.port_metadata import KEYS
+from agent.store import document, metadata_form
 
 PLAIN_WORDS = "networks ports vm1 host fixed_ips : { } [ ] - &a *a << !!str 10.0.0.1 true null ' \" # ? | > % @ --- ..."
 WORDS = st.sampled_from([*PLAIN_WORDS.split(), " ", "\n", "\t", "é", "\x85", "\ufeff", '"a\\nb"'])
@@ -27,12 +28,29 @@ def test_any_bytes_are_a_document_or_an_error_that_names_the_file(data: bytes) -
 
 
 TEXT = st.text(min_size=1, max_size=12, alphabet=st.characters(codec="utf-8", exclude_categories=("C", "Z")))
+JSON = st.recursive(
+    st.one_of(TEXT, st.integers(-(10**9), 10**9), st.booleans(), st.none()),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
+    max_leaves=5,
+)
+METADATA = st.fixed_dictionaries(
+    {},
+    optional={
+        **{key: TEXT for key in KEYS if key not in ("ssh_keys", "vendor_data")},
+        "ssh_keys": st.lists(TEXT, max_size=3),
+        "vendor_data": TEXT | st.dictionaries(TEXT, JSON, min_size=1, max_size=3),
+        "meta": st.dictionaries(TEXT, TEXT, min_size=1, max_size=3),
+    },
+)
 VALUES = {
     Kind.TEXT: TEXT,
     Kind.INTEGER: st.integers(-(10**9), 10**9),
     Kind.BOOLEAN: st.booleans(),
     Kind.TEXTS: st.lists(TEXT, max_size=3),
     Kind.MAPPING: st.dictionaries(TEXT, TEXT, max_size=3),
+    Kind.NUMBER: st.integers(0, 10**6).map(lambda number: number / 1000),
+    Kind.ROUTES: st.lists(st.fixed_dictionaries({"destination": TEXT, "nexthop": TEXT}), max_size=3),
+    Kind.METADATA: METADATA,
     Kind.FIXED_IPS: st.lists(
         st.one_of(TEXT, st.fixed_dictionaries({"subnet": TEXT}, optional={"address": TEXT})), max_size=3
     ),
@@ -50,7 +68,11 @@ VALUES[Kind.RULES] = st.lists(RULES, max_size=3)
 
 
 FILES = st.fixed_dictionaries(
-    {}, optional={noun.section: st.dictionaries(TEXT, fields_of(noun.fields), max_size=3) for noun in NOUNS.values()}
+    {},
+    optional={
+        **{noun.section: st.dictionaries(TEXT, fields_of(noun.fields), max_size=3) for noun in NOUNS.values()},
+        METADATA_SERVICE.section: fields_of(METADATA_SERVICE.fields),
+    },
 )
 
 
@@ -58,10 +80,14 @@ def written_back(entry) -> dict[str, object]:
     values = {}
     for name, value in document.given(entry.fields).items():
         values[name] = [plain(item) for item in value] if isinstance(value, tuple) else value
+        if name == "metadata" and isinstance(value, dict):
+            values[name] = metadata_form.structured(value)
     return values
 
 
 def plain(item):
+    if isinstance(item, document.HostRoute):
+        return {"destination": item.destination, "nexthop": item.nexthop}
     if isinstance(item, document.RuleFields):
         unset = document.RuleFields()
         values = {field.name: getattr(item, field.name) for field in RULE_FIELDS}
@@ -76,6 +102,8 @@ def plain(item):
 def test_what_another_yaml_writer_wrote_is_read_as_it_was_meant(content, flow: bool) -> None:
     text = yaml.safe_dump(content, allow_unicode=True, default_flow_style=flow)
     parsed = parse_file(text.encode(), "f.yaml")
+    service = content.pop(METADATA_SERVICE.section, None)
+    assert (parsed.metadata_service and written_back(parsed.metadata_service)) == service
     for section, objects in content.items():
         assert {entry.name: written_back(entry) for entry in getattr(parsed, section)} == objects
 
@@ -86,6 +114,10 @@ def test_lines_point_at_the_object(content) -> None:
     lines = text.splitlines()
     parsed = parse_file(text.encode(), "f.yaml")
     for section in content:
-        for entry in getattr(parsed, section):
+        found = getattr(parsed, section)
+        if section == METADATA_SERVICE.section:
+            assert lines[found.line - 1].startswith(section)
+            continue
+        for entry in found:
             name = yaml.safe_load(lines[entry.line - 1].strip())
             assert entry.name in (name if isinstance(name, dict) else [name])

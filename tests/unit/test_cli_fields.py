@@ -11,13 +11,17 @@ import pytest
 
 from agent.cli.apply import read_document
 from agent.cli.field_options import add_field_options, given_fields
-from agent.cli.fields import NETWORK, NOUNS, PORT, RULE_FIELDS, SECURITY_GROUP, SUBNET
-from agent.store.document import Document, FixedIpRequest, RuleFields, given
+from agent.cli.fields import METADATA_SERVICE, NETWORK, NOUNS, PORT, RULE_FIELDS, SECTIONS, SECURITY_GROUP, SUBNET
+from agent.core.errors import InputError
+from agent.store.document import Document, FixedIpRequest, HostRoute, RuleFields, given
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
-@pytest.mark.parametrize("noun", NOUNS.values(), ids=lambda noun: noun.name)
+ALL_NOUNS = (*NOUNS.values(), METADATA_SERVICE)
+
+
+@pytest.mark.parametrize("noun", ALL_NOUNS, ids=lambda noun: noun.name)
 def test_every_field_of_the_writer_is_offered_and_no_other(noun) -> None:
     taken = [field.name for field in dataclasses.fields(noun.make())]
     assert sorted(field.name for field in noun.fields) == sorted(taken)
@@ -29,10 +33,10 @@ def test_every_field_of_a_rule_is_offered_and_no_other() -> None:
 
 
 def test_every_section_of_a_document_is_read() -> None:
-    assert sorted(NOUNS) == sorted(field.name for field in dataclasses.fields(Document))
+    assert sorted(SECTIONS) == sorted(field.name for field in dataclasses.fields(Document))
 
 
-@pytest.mark.parametrize("noun", NOUNS.values(), ids=lambda noun: noun.name)
+@pytest.mark.parametrize("noun", ALL_NOUNS, ids=lambda noun: noun.name)
 def test_no_two_options_are_called_the_same(noun) -> None:
     flags = [flag for f in noun.fields for flag in (f.flag, f.negative_flag, f.none_flag) if flag]
     assert len(flags) == len(set(flags))
@@ -74,6 +78,29 @@ def parsed(noun, *words: str):
         (NETWORK, ["--segmentation-id", "7", "--mtu", "1400"], {"segmentation_id": 7, "mtu": 1400}),
         (NETWORK, ["--no-segmentation-id", "--no-physnet"], {"segmentation_id": None, "physnet": None}),
         (SUBNET, ["--no-gateway", "--no-dhcp"], {"gateway": None, "dhcp": False}),
+        (
+            SUBNET,
+            ["--dns", "10.0.0.2", "--dns", "10.0.0.3", "--host-route", "destination=10.9.0.0/16,nexthop=10.0.0.9"],
+            {"dns": ("10.0.0.2", "10.0.0.3"), "host_routes": (HostRoute("10.9.0.0/16", "10.0.0.9"),)},
+        ),
+        (SUBNET, ["--host-route", "gateway=b,destination=a"], {"host_routes": (HostRoute("a", "b"),)}),
+        (SUBNET, ["--no-dns", "--no-host-route"], {"dns": (), "host_routes": ()}),
+        (
+            PORT,
+            ["--dhcp-option", "mtu=1400", "--dhcp-option", "wpad=http://a/?b=c", "--dhcp-option", "option6:59="],
+            {"dhcp_options": {"mtu": "1400", "wpad": "http://a/?b=c", "option6:59": ""}},
+        ),
+        (
+            PORT,
+            ["--metadata", "meta:role=web", "--hostname", "web"],
+            {"metadata": {"meta:role": "web"}, "hostname": "web"},
+        ),
+        (PORT, ["--no-metadata", "--no-dhcp-option"], {"metadata": {}, "dhcp_options": {}}),
+        (
+            METADATA_SERVICE,
+            ["--request-timeout", "2.5", "--secure", "--no-ca-file"],
+            {"timeout": 2.5, "insecure": False, "ca_file": None},
+        ),
         (SUBNET, ["--allocation-pool", "a-b", "--allocation-pool", "c-d"], {"allocation_pools": ("a-b", "c-d")}),
     ],
 )
@@ -96,6 +123,34 @@ def test_options_give_their_fields(noun, words: list[str], fields: dict[str, obj
 def test_nonsense_is_wrong_usage(words: list[str]) -> None:
     with pytest.raises((argparse.ArgumentError, SystemExit)):
         parsed(PORT, *words)
+
+
+@pytest.mark.parametrize("route", ["10.0.0.0/8", "destination=a", "nexthop=a", "destination=a,nexthop=b,metric=1"])
+def test_a_host_route_names_destination_and_next_hop(route: str) -> None:
+    with pytest.raises((argparse.ArgumentError, SystemExit)):
+        parsed(SUBNET, "--host-route", route)
+
+
+def test_metadata_come_from_files_too(tmp_path: Path) -> None:
+    files = {"script": b"#!/bin/sh\n", "image": b"\x1f\x8b\x00", "one": b"ssh-rsa A\n", "two": b"ssh-rsa B\n"}
+    paths = {}
+    for name, content in files.items():
+        paths[name] = str(tmp_path / name)
+        (tmp_path / name).write_bytes(content)
+    words = ["--ssh-key-file", paths["one"], "--ssh-key-file", paths["two"], "--metadata", "instance_id=i-1"]
+    assert parsed(PORT, *words, "--user-data-file", paths["script"]) == {
+        "metadata": {
+            "instance_id": "i-1",
+            "ssh_keys": "ssh-rsa A\nssh-rsa B\n",
+            "user_data": "#!/bin/sh\n",
+        }
+    }
+    assert parsed(PORT, "--user-data-file", paths["image"]) == {"metadata": {"user_data_base64": "H4sA"}}
+    with pytest.raises(InputError, match="user_data is given twice"):
+        parsed(PORT, "--user-data-file", paths["script"], "--metadata", "user_data=x")
+    for wrong in (["--vendor-data-file", paths["image"]], ["--user-data-file", str(tmp_path / "none")]):
+        with pytest.raises((argparse.ArgumentError, SystemExit)):
+            parsed(PORT, *wrong)
 
 
 @pytest.mark.parametrize("example", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.name)

@@ -341,3 +341,83 @@ def test_wait_returns_as_soon_as_the_hosts_have_applied(hostplane: Hostplane, st
     late.start()
     assert hostplane("port", "set", "blue1", "--mac-address", "fa:16:3e:00:00:77", "--wait").status == 0
     late.join()
+
+
+SERVICES = """
+networks:
+  blue: {type: vxlan, dns_domain: blue.example}
+subnets:
+  blue4: {network: blue, cidr: 10.0.0.0/24, dns: [10.0.0.2], host_routes: [{destination: 10.9.0.0/16, nexthop: 10.0.0.9}]}
+ports:
+  vm1:
+    network: blue
+    hostname: web
+    dhcp_options: {mtu: "1400", "option6:59": ""}
+    metadata:
+      ssh_keys: [ssh-rsa A]
+      user_data: "#cloud-config"
+      vendor_data: {cloud-init: "#!/bin/sh"}
+      meta: {role: web}
+metadata_service: {url: "http://192.0.2.1:8775", secret_file: /etc/hostplane/secret}
+"""  # noqa: E501
+
+
+@pytest.fixture
+def services(hostplane: Hostplane, tmp_path: Path) -> Path:
+    file = tmp_path / "services.yaml"
+    file.write_text(SERVICES)
+    assert hostplane("apply", "-f", str(file)).out.splitlines()[-2:] == ["port vm1 created", "4 created"]
+    assert hostplane("apply", "-f", str(file)).out == "nothing to change\n"
+    return file
+
+
+@pytest.mark.usefixtures("services")
+def test_what_instances_are_told_is_shown_as_a_file_has_it(hostplane: Hostplane) -> None:
+    written = yaml.safe_load(SERVICES)
+    for noun, name, section in (("subnet", "blue4", "subnets"), ("port", "vm1", "ports")):
+        shown = hostplane(noun, "show", name, "-o", "json").json()
+        for field in written[section][name].keys() - {"network"}:
+            assert shown[field] == written[section][name][field]
+    assert hostplane("subnet", "show", "blue4", "-o", "json").json()["server_address"] == "10.0.0.254"
+    assert "10.9.0.0/16 via 10.0.0.9" in hostplane("subnet", "show", "blue4").out
+    port = hostplane("port", "show", "vm1").out
+    assert "user_data=(13 characters)" in port  # whatever is in it
+    assert "cloud-config" not in port
+
+
+def test_changed_user_data_are_not_poured_onto_the_terminal(hostplane: Hostplane, services: Path) -> None:
+    services.write_text(SERVICES.replace("#cloud-config", "#cloud-config " + "x" * 1000))
+    assert hostplane("apply", "-f", str(services)).out.splitlines()[:2] == [
+        "port vm1 changed",
+        "  metadata: meta:role=web, ssh_keys=(1), user_data=(13 characters), vendor_data=(26 characters)"
+        " -> meta:role=web, ssh_keys=(1), user_data=(1014 characters), vendor_data=(26 characters)",
+    ]
+
+
+def test_the_metadata_service_is_named_changed_and_unset(hostplane: Hostplane) -> None:
+    none = hostplane("metadata-service", "show")
+    assert (none.status, none.out) == (0, "")
+    assert none.err.startswith("hostplane: no metadata service")
+    assert hostplane("metadata-service", "show", "-o", "json").out == "null\n"
+    refused = hostplane("metadata-service", "set", "--url", "https://nova:8775")
+    assert refused.status == 1
+    assert refused.err.startswith("hostplane: metadata service: secret_file is required")
+    assert hostplane("metadata-service", "set").status == 1
+    named = hostplane("metadata-service", "set", "--url", "https://nova:8775", "--secret-file", "/etc/secret")
+    assert (named.status, named.out) == (0, "metadata service changed\n")
+    assert hostplane("metadata-service", "set", "--request-timeout", "5", "-o", "json").json()["timeout"] == 5
+    shown = hostplane("metadata-service", "show", "-o", "json").json()
+    assert (shown["url"], shown["secret_file"], shown["ca_file"]) == ("https://nova:8775", "/etc/secret", None)
+    assert hostplane("metadata-service", "unset").out == "metadata service unset\n"
+    assert hostplane("metadata-service", "unset").out == "there was no metadata service\n"
+
+
+def test_a_set_takes_back_the_metadata_service_that_it_named(hostplane: Hostplane, services: Path) -> None:
+    hostplane("metadata-service", "unset")
+    assert "metadata service created\n" in hostplane("apply", "-f", str(services), "--set", "lab").out
+    services.write_text(SERVICES.replace("192.0.2.1:8775", "192.0.2.2:8775"))
+    changed = hostplane("apply", "-f", str(services), "--set", "lab", "--prune").out
+    assert changed.startswith("metadata service changed\n  url: http://192.0.2.1:8775 -> http://192.0.2.2:8775\n")
+    services.write_text(SERVICES.partition("metadata_service")[0])
+    assert "metadata service deleted\n" in hostplane("apply", "-f", str(services), "--set", "lab", "--prune").out
+    assert hostplane("metadata-service", "show", "-o", "json").out == "null\n"

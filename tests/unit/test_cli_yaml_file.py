@@ -8,7 +8,7 @@ import pytest
 from agent.cli.yaml_file import MAX_COMPLAINTS, parse_file
 from agent.cli.yaml_tree import MAX_BYTES
 from agent.core.errors import InputError
-from agent.store.document import UNSET, FixedIpRequest, RuleFields, given
+from agent.store.document import UNSET, FixedIpRequest, HostRoute, RuleFields, given
 
 
 def parse(text: str):
@@ -98,6 +98,70 @@ def test_security_groups_are_lists_of_rules_or_have_fields_of_their_own() -> Non
     assert [port.fields.security_groups for port in document.ports] == [("web",), (), None]
 
 
+SERVICES = """
+subnets:
+  blue4: {network: blue, cidr: 10.0.0.0/24, dns: [10.0.0.2, 192.0.2.53], host_routes: [{destination: 10.9.0.0/16, nexthop: 10.0.0.9}]}
+  blue6: {dns: [], host_routes: , server_address: "2001:db8::5"}
+ports:
+  vm1:
+    hostname: web
+    dhcp_options: {mtu: 1400, "tag:ipxe,bootfile-name": "http://192.0.2.1/a", "option6:59": ""}
+    metadata:
+      instance_id: i-1
+      ssh_keys: ["ssh-rsa A a", "ssh-rsa B b"]
+      user_data: |
+        #cloud-config
+        packages: [nginx]
+      vendor_data: {cloud-init: "#!/bin/sh", on: true, "off": "false", n: 017, list: [1, 1.5, ~, no]}
+      meta: {role: web, "a:b": yes}
+  vm2: {metadata: {vendor_data: '"text"', user_data_base64: H4sA}}
+  vm3: {metadata: {}, dhcp_options: , hostname: ''}
+metadata_service:
+  url: https://nova.example:8775
+  secret_file: /etc/hostplane/secret
+  ca_file: null
+  timeout: 2.5
+  insecure: true
+"""  # noqa: E501
+
+
+def test_what_instances_are_told_is_read_as_it_is_written() -> None:
+    document = parse(SERVICES)
+    blue4, blue6 = (given(entry.fields) for entry in document.subnets)
+    assert blue4["dns"] == ("10.0.0.2", "192.0.2.53")
+    assert blue4["host_routes"] == (HostRoute("10.9.0.0/16", "10.0.0.9"),)
+    assert blue6 == {"dns": (), "host_routes": (), "server_address": "2001:db8::5"}
+    vm1, vm2, vm3 = (given(entry.fields) for entry in document.ports)
+    assert vm1["hostname"] == "web"
+    assert vm1["dhcp_options"] == {"mtu": "1400", "tag:ipxe,bootfile-name": "http://192.0.2.1/a", "option6:59": ""}
+    assert vm1["metadata"] == {
+        "instance_id": "i-1",
+        "ssh_keys": "ssh-rsa A a\nssh-rsa B b",
+        "user_data": "#cloud-config\npackages: [nginx]\n",
+        "vendor_data": '{"cloud-init":"#!/bin/sh","on":true,"off":"false","n":"017","list":[1,1.5,null,"no"]}',
+        "meta:role": "web",
+        "meta:a:b": "yes",
+    }
+    assert vm2 == {"metadata": {"vendor_data": '"text"', "user_data_base64": "H4sA"}}
+    assert vm3 == {"metadata": {}, "dhcp_options": {}, "hostname": ""}
+    service = document.metadata_service
+    assert (service.line, given(service.fields)) == (
+        19,
+        {
+            "url": "https://nova.example:8775",
+            "secret_file": "/etc/hostplane/secret",
+            "ca_file": None,
+            "timeout": 2.5,
+            "insecure": True,
+        },
+    )
+
+
+@pytest.mark.parametrize("text", ["metadata_service:", "metadata_service: null"])
+def test_a_metadata_service_without_fields_is_none(text: str) -> None:
+    assert parse(text).metadata_service is None
+
+
 @pytest.mark.parametrize("text", ["", "---\n", "# nothing\n", "networks:\n", "null\n"])
 def test_an_empty_file_asks_for_nothing(text: str) -> None:
     document = parse(text)
@@ -161,7 +225,7 @@ ports:
     [
         (
             "ports:\n  vm1: {hosst: a}",
-            "f.yaml:2: port vm1: unknown key 'hosst'; did you mean 'host'?",
+            "f.yaml:2: port vm1: unknown key 'hosst'; did you mean 'host' or 'hostname'?",
         ),
         ("network:\n  a: {}", "f.yaml:1: unknown section 'network'; did you mean 'networks'?"),
         ("ports:\n  vm1:\n    port-security: false", "f.yaml:3: port vm1: unknown key 'port-security'; did you mean"),
@@ -176,6 +240,32 @@ ports:
             "f.yaml:4: port vm1: fixed_ips: unknown key 'sub'; did you mean 'subnet'?",
         ),
         ("ports:\n  vm1: {external_ids: [a]}", "f.yaml:2: port vm1: external_ids: must be a mapping, not a list"),
+        (
+            "subnets:\n  a: {host_routes: [10.0.0.0/8]}",
+            "f.yaml:2: subnet a: host_routes: must be a mapping, not '10.0.0.0/8'",
+        ),
+        (
+            "subnets:\n  a:\n    host_routes:\n    - {destination: 10.0.0.0/8}",
+            "f.yaml:4: subnet a: host_routes: nexthop is missing; write {destination: CIDR, nexthop: ADDRESS}",
+        ),
+        (
+            "subnets:\n  a: {host_routes: [{destination: 10.0.0.0/8, gateway: 10.0.0.1}]}",
+            "f.yaml:2: subnet a: host_routes: unknown key 'gateway' (known: destination, nexthop)",
+        ),
+        ("ports:\n  a: {metadata: [x]}", "f.yaml:2: port a: metadata: must be a mapping, not a list"),
+        (
+            "ports:\n  a:\n    metadata:\n      userdata: x",
+            "f.yaml:4: port a: metadata: unknown key 'userdata'; did you mean 'user_data'",
+        ),
+        ("ports:\n  a: {metadata: {ssh_keys: ssh-rsa}}", "f.yaml:2: port a: metadata: must be a list, not 'ssh-rsa'"),
+        ("ports:\n  a: {metadata: {user_data: }}", "f.yaml:2: port a: metadata: must be text, not nothing"),
+        ("ports:\n  a: {metadata: {meta: {b: [c]}}}", "f.yaml:2: port a: metadata: must be text, not a list"),
+        ("metadata_service: [a]", "f.yaml:1: metadata_service: fields belong here, not a list"),
+        (
+            "metadata_service: {urls: http://a}",
+            "f.yaml:1: metadata service: unknown key 'urls'; did you mean 'url'?",
+        ),
+        ("metadata_service: {timeout: long}", "f.yaml:1: metadata service: timeout: must be a number, not 'long'"),
         ("ports:\n  vm1: 7", "f.yaml:2: port vm1: fields belong here, not '7'"),
         ("ports: [a]", "f.yaml:1: ports: names and their fields belong here, not a list"),
         ("- a", "f.yaml:1: a file has sections (networks, subnets, ports, hosts, "),
