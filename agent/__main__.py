@@ -39,11 +39,14 @@ from agent.daemon import Daemon, Parts
 from agent.drivers.announcer import Announcer
 from agent.drivers.flows import FlowsDriver
 from agent.drivers.links import LinksDriver
+from agent.drivers.netns import NetnsDriver
 from agent.drivers.ovs import OvsDriver
+from agent.drivers.routes import RoutesDriver
 from agent.drivers.switch import LocalSwitch
 from agent.drivers.switch_watch import SwitchWatch
 from agent.filtering import ORDERS, Filtering
-from agent.l2.settings import LocalSettings
+from agent.l2.settings import LocalSettings, MetadataLimits
+from agent.responding import Responding, dismiss
 from agent.status.metrics import AgentMetrics
 from agent.status.sdnotify import Heartbeat, Notifier
 from agent.status.server import StatusServer
@@ -80,6 +83,8 @@ class Agent:
             config.l2.bridge_mappings,
             config.switch.datapath_type,
             config.filters.enabled,
+            config.responder.enabled,
+            MetadataLimits(config.metadata.rate, config.metadata.burst, config.metadata.connections),
         )
         remotes.use_tls(config.store.connection, _tls(config))
         self._reader = SnapshotReader(
@@ -89,10 +94,14 @@ class Agent:
         self._writer = StatusWriter(self._reader, config.host)
         flows = FlowsDriver(run, f"unix:{management}")
         self._filtering = _filtering(config, run, wake)
+        self._responding = _responding(config, wake)
         drivers: tuple[Driver, ...] = (
+            NetnsDriver(),
             LinksDriver(),
+            RoutesDriver(),
             OvsDriver(self._switch, config.switch.datapath_type),
             *(self._filtering.before_flows if self._filtering is not None else ()),
+            *((self._responding.driver,) if self._responding is not None else ()),
             flows,
             *(self._filtering.after_flows if self._filtering is not None else ()),
         )
@@ -118,6 +127,7 @@ class Agent:
             ),
             wake=wake,
             filtering=self._filtering,
+            responding=self._responding,
         )
         self._daemon = Daemon(config, self._local, parts)
         self._metrics = AgentMetrics(self._daemon, heartbeat, time.time)
@@ -140,6 +150,8 @@ class Agent:
         self._watch.start()
         if self._filtering is not None:
             self._filtering.start()
+        if self._responding is not None:
+            self._responding.start()
         self._loop.start()
         try:
             self._wait_for_signals()
@@ -152,6 +164,8 @@ class Agent:
         self._watch.stop()
         if self._filtering is not None:
             self._filtering.stop()
+        if self._responding is not None:
+            self._responding.stop()
         self._switch.stop()
         self._reader.thread.stop()
 
@@ -222,6 +236,14 @@ def _filtering(config: configuration.AgentConfig, run: CommandRunner, wake: Wake
     if config.filters.enabled or make(CommandRunner()).has_left_something():
         return make(run)
     return None
+
+
+def _responding(config: configuration.AgentConfig, wake: Wake) -> Responding | None:
+    """Return the responder's part; where it is switched off None, after one that is still there was told to end."""
+    if not config.responder.enabled:
+        dismiss(config.run_dir)
+        return None
+    return Responding(config.run_dir, config.state_dir, config.responder.user, config.start_responder, wake.set)
 
 
 def _tls(config: configuration.AgentConfig) -> remotes.TlsFiles | None:

@@ -29,7 +29,7 @@ from agent.core.plan import Driver, Plan
 from agent.core.reconciler import Reconciler
 from agent.core.report import AgentState, ItemState, PassReport, PortState
 from agent.core.retry import Allowance
-from agent.core.service_report import PortServices, ServiceCounts
+from agent.core.service_report import PortServices, ServiceCounts, port_services
 from agent.drivers.announcer import Announcer
 from agent.drivers.flows import FlowsDriver
 from agent.drivers.switch import LocalSwitch
@@ -39,6 +39,7 @@ from agent.l2.settings import LocalSettings
 from agent.planner import NUMBERED_DRIVERS, Planning
 from agent.port_states import NOT_FOR_PORTS, PortFacts, first_by_object, is_news, port_states
 from agent.read_back import ReadBack
+from agent.responding import Responding
 from agent.status.sdnotify import Heartbeat
 from agent.status.source import readiness
 from agent.status_reporter import HostReport, StatusReporter
@@ -81,6 +82,7 @@ class Parts:
     reconciler: Reconciler
     wake: Wake
     filtering: Filtering | None
+    responding: Responding | None
 
 
 class Daemon:
@@ -166,12 +168,20 @@ class Daemon:
 
     def port_services(self, name: str) -> tuple[PortServices, ...]:
         """Return how the ports called *name* are served."""
-        del name
-        return ()
+        done, last, responding = self._done_with, self._state.last_pass, self._parts.responding
+        if done is None or last is None or responding is None:
+            return ()
+        return port_services(name, done[0], self._plan, last.unfinished, lambda port: responding.stats(port).port)
 
     def service_counts(self) -> ServiceCounts:
         """Return what the responder has counted."""
-        return ServiceCounts()
+        responding = self._parts.responding
+        if responding is None:
+            return ServiceCounts()
+        try:
+            return responding.stats().counts()
+        except AgentError:
+            return ServiceCounts()
 
     def request_resync(self) -> None:
         """Have the next pass read everything back."""
@@ -295,6 +305,8 @@ class Daemon:
             if RULES_CHANGED in reasons:
                 parts.wake.hold_back(RULES_CHANGED, self._for_others.spend(time.monotonic() - begun))
             parts.filtering.follow(snapshot)
+        if parts.responding is not None:
+            parts.responding.before_pass(parts.reconciler, reasons)
         if not unchanged:
             if self._done_with is not None and self._done_with[0].stale and not snapshot.stale:
                 parts.reconciler.need_resync()  # what could not be deleted so far
@@ -331,6 +343,8 @@ class Daemon:
         parts.reconciler.verify_written()
         if parts.filtering is not None and parts.filtering.after_pass(report, parts.reconciler):
             parts.wake.set("judge")
+        if parts.responding is not None:
+            parts.responding.after_pass(parts.reconciler, report)
         if self._observer is not None:
             self._observer.observe_pass(report)
         self._log.items(report.unfinished, report.revision)
@@ -358,6 +372,8 @@ class Daemon:
         problems = (*self._problems, *reconciler.clashes(), *reconciler.troubles(), *self._parts.reader.troubles())
         if self._parts.filtering is not None:
             problems = (*problems, *self._parts.filtering.problems())
+        if self._parts.responding is not None:
+            problems = (*problems, *self._parts.responding.problems())
         error = self._parts.chooser.file_error
         if error is not None:
             problems = (*problems, Problem("host", "state_dir", error, Actor.OPERATOR))
@@ -384,6 +400,7 @@ class Daemon:
                     "hosts": len(snapshot.hosts),
                     "security_groups": len(snapshot.security_groups),
                     "hybrid_ports": sum(naming.is_hybrid_interface(i.name) for i in view.interfaces.values()),
+                    "served_ports": sum(f"port:{port}/dhcp" in self._plan.groups for port in snapshot.ports),
                     "interfaces": len(view.interfaces),
                 },
                 items=self._parts.reconciler.desired.count(),
@@ -443,6 +460,7 @@ class Daemon:
             and snapshot.security_groups is before.security_groups
             and snapshot.address_chunks is before.address_chunks
             and snapshot.owners is before.owners
+            and snapshot.metadata_service == before.metadata_service
         )
 
     def _note_wiring(self, up: list[PortId], report: PassReport, reasons: Mapping[str, float]) -> None:

@@ -33,6 +33,7 @@ from agent.core.plan import Driver
 from agent.core.reconciler import Reconciler
 from agent.core.report import PassReport
 from agent.drivers.responder import ResponderDriver, Target
+from agent.responder.protocol import SOCKET_NAME
 from agent.responder_client import ResponderAwayError, ResponderClient, ResponderSilentError
 from agent.responder_process import Child, ResponderPaths, kill, kill_last, launch, lock
 from agent.responder_stats import ResponderStats, StatsReader
@@ -45,6 +46,10 @@ PING_SECONDS: Final = 5.0  # between two looks whether it still answers, and for
 SHORT_LIFE: Final = 10.0  # seconds; one that ends sooner is the less often started again
 FIRST_REST, LONGEST_REST = 0.1, 10.0  # seconds between two attempts
 LONG_AWAY: Final = 3.0  # seconds without a responder of which an operator should hear
+EXIT_SECONDS, FAIL_SECONDS = (
+    0.1,
+    2.0,
+)  # between the end of connections and that of a process, when it dies or cannot start
 STOP_SECONDS: Final = 3.0  # that the thread may take to end
 
 
@@ -201,7 +206,8 @@ class Responding:
                 kill(process)
             return err
         except AgentError as err:
-            why = self._child.why_ended() if self._child is not None and self._child.pid == client.hello.pid else ""
+            child = self._child if self._child is not None and self._child.pid == client.hello.pid else None
+            why = "" if child is None else child.why_ended(EXIT_SECONDS)
             return ResponderAwayError(f"{err}: {why}") if why else err
         finally:
             if process is not None:
@@ -284,7 +290,7 @@ class Responding:
         try:
             client = ResponderClient(path, HELLO_SECONDS)
         except AgentError as err:
-            raise AgentError(f"the responder does not serve: {child.why_ended() or err}") from None
+            raise AgentError(f"the responder does not serve: {child.why_ended(FAIL_SECONDS) or err}") from None
         if not client.hello.understands_us:
             _dismiss(client)
             raise _other_version(client.hello.version)
@@ -315,6 +321,12 @@ class Responding:
             client.close()
             raise _other_version(version)
         return client
+
+
+def dismiss(run_dir: Path) -> None:
+    """Have a responder that an earlier agent has left in *run_dir* end, if there is one."""
+    with contextlib.suppress(AgentError):
+        _dismiss(ResponderClient(run_dir / SOCKET_NAME))
 
 
 def _dismiss(client: ResponderClient) -> None:
