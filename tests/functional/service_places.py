@@ -42,11 +42,11 @@ subnets:
   blue4:
     network: blue
     cidr: 10.0.0.0/24
-    gateway_ip: 10.0.0.1
+    gateway: 10.0.0.1
     dns: [{BLUE.dns4}]
     host_routes: [{{destination: {ROUTE[0]}, nexthop: {ROUTE[1]}}}]
   blue6: {{network: blue, cidr: "2001:db8::/64", ipv6_mode: dhcpv6-stateful, dns: ["{BLUE.dns6}"]}}
-  red4: {{network: red, cidr: 10.0.0.0/24, gateway_ip: 10.0.0.1, dns: [{RED.dns4}]}}
+  red4: {{network: red, cidr: 10.0.0.0/24, gateway: 10.0.0.1, dns: [{RED.dns4}]}}
   red6: {{network: red, cidr: "2001:db8::/64", ipv6_mode: dhcpv6-stateful, dns: ["{RED.dns6}"]}}
   green4: {{network: green, cidr: 10.2.0.0/24}}
   green6: {{network: green, cidr: "2001:db8:2::/64", ipv6_mode: slaac, dns: ["2001:db8:2::53"]}}
