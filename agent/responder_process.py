@@ -81,10 +81,11 @@ class Child:
         """Its process id."""
         return self._process.pid
 
-    def why_ended(self) -> str:
-        """Return how it has ended and what it said last; "" while it runs."""
-        code = self._process.poll()
-        if code is None:
+    def why_ended(self, patience: float = 0.0) -> str:
+        """Return how it has ended and what it said last, "" if it runs on for *patience* seconds."""
+        try:
+            code = self._process.wait(patience)
+        except subprocess.TimeoutExpired:
             return ""
         how = f"exit status {code}" if code >= 0 else f"signal {-code}"
         return f"it ended with {how}: {last_line(self._log) or 'without a word'}; see {self._log}"
