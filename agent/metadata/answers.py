@@ -45,9 +45,9 @@ def refuse(status: int, text: str, headers: tuple[tuple[bytes, bytes], ...] = ()
     return Answer(status, f"{status} {phrase(status)}: {text}\n".encode(), headers=headers)
 
 
-def too_many(wait: float, what: str = "requests") -> Answer:
+def too_many(wait: float) -> Answer:
     """Return the answer to a client that has to *wait* so many seconds."""
-    return refuse(429, f"too many {what} of this port, try again later", ((b"Retry-After", b"%d" % math.ceil(wait)),))
+    return refuse(429, "too many requests of this port, try again later", ((b"Retry-After", b"%d" % math.ceil(wait)),))
 
 
 def not_allowed(methods: bytes) -> Answer:

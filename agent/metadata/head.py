@@ -27,11 +27,12 @@ _DIGITS = re.compile(rb"[0-9]{1,15}")
 class HeadReader:
     """Collects octets until the head of a request is whole; never holds much more than one."""
 
-    __slots__ = ("_buffer", "_seen")
+    __slots__ = ("_buffer", "_seen", "_skipped")
 
     def __init__(self) -> None:
         self._buffer = bytearray()
         self._seen = 0  # so many octets have been looked at
+        self._skipped = False  # an empty line
 
     def __bool__(self) -> bool:
         return bool(self._buffer)
@@ -49,9 +50,9 @@ class HeadReader:
     def take(self) -> bytes | None:
         """Return a whole head, None if it has not all come; raise RequestError as soon as it cannot become one."""
         buffer = self._buffer
-        if self._seen <= 1 and buffer.startswith(b"\r\n"):
+        if not self._skipped and buffer.startswith(b"\r\n"):
             del buffer[:2]  # RFC 9112, section 2.2: one empty line before a request does not matter
-            self._seen = 0
+            self._seen, self._skipped = 0, True
         end = buffer.find(_END, max(0, self._seen - 3))
         stop = len(buffer) if end < 0 else end + len(_END)
         if _BAD.search(buffer, max(0, self._seen - 2), min(stop, HEAD_LIMIT)):
@@ -65,7 +66,7 @@ class HeadReader:
             return None
         head = bytes(buffer[:stop])
         del buffer[:stop]
-        self._seen = 0
+        self._seen, self._skipped = 0, False
         return head
 
 

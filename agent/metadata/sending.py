@@ -33,8 +33,3 @@ def send_answer(method: bytes, answer: Answer, *, last: bool) -> Iterator[Send]:
     else:
         yield Send(head)
         yield Send(body)
-
-
-def turn_away(answer: Answer) -> bytes:
-    """Return the octets of *answer* to a connection that nothing is read from."""
-    return b"".join(part.data for part in send_answer(b"", answer, last=True))

@@ -8,11 +8,9 @@ from dataclasses import replace
 
 import pytest
 
-from agent.metadata import answers
 from agent.metadata.allowance import Allowance
 from agent.metadata.data import Limits, ServiceData
 from agent.metadata.events import Send
-from agent.metadata.sending import turn_away
 from tests.unit.metadata_client import CONTENT, PORT, SERVICE, Client, read_reply, request
 
 ID = "/latest/meta-data/instance-id"
@@ -88,6 +86,10 @@ class TestKeepAlive:
         assert read_reply(Client().say(b"\r\n" + request(ID)))[0].body == OK
         assert read_reply(Client().say(b"\r\n" + request(ID), 1))[0].body == OK
 
+    @pytest.mark.parametrize("piece", [1, 2, 3, 1 << 16])
+    def test_two_do(self, piece):
+        assert read_reply(Client().say(b"\r\n\r\n" + request(ID), piece))[0].status == 400
+
 
 class TestHead:
     @pytest.mark.parametrize("path", [ID, "/nope", "/latest/user-data", "/a/%2e%2e/b"])
@@ -109,7 +111,7 @@ class TestBodies:
 
     def test_a_chunked_body_too(self):
         client = Client()
-        chunks = b"5;x=y\r\nhello\r\n1\r\n!\r\n0\r\nTrailer: x\r\n\r\n"
+        chunks = b"5;x=y\r\nhello\r\n1\r\n!\r\n0\r\n\r\n"
         octets = request(ID, headers=["Transfer-Encoding: chunked"]) + chunks + request("/nope")
         client.say(octets, 3)
         assert [answer.status for answer in client.answered] == [200, 404]
@@ -254,12 +256,17 @@ class TestRefused:
         assert all(answer.target != "/smuggled" for answer in client.answered)
 
     @pytest.mark.parametrize(
-        "chunks", [b"x\r\n", b"-1\r\n", b"1\r\nab\r\n", b"1\r\na\nb", b"fffffffffffffffffffff\r\n", b" 1\r\na"]
+        "chunks",
+        [
+            *(b"x\r\n", b"-1\r\n", b"1\r\nab\r\n", b"1\r\na\nb", b"fffffffffffffffffffff\r\n", b" 1\r\na"),
+            *(b"0\r\n\n", b"0\n\n", b"0\r\nX: y\n\n", b"0\r\nX: y\n\r\n", b"0\r\nContent-Length: 1\r\n\r\n"),
+        ],
     )
-    def test_chunks_that_are_none(self, chunks):
+    @pytest.mark.parametrize("piece", [1 << 16, 1])
+    def test_chunks_that_are_none(self, chunks, piece):
         client = Client()
         octets = request("/x", "POST", ["Transfer-Encoding: chunked"]) + chunks + self.SMUGGLED
-        assert read_reply(client.say(octets))[0].status in (400, 413)
+        assert read_reply(client.say(octets, piece))[0].status in (400, 413)
         assert all(answer.target != "/smuggled" for answer in client.answered)
 
     def test_http_1_0_has_no_chunks(self):
@@ -335,15 +342,6 @@ class TestRate:
         assert [allowance.connect(limits) for _ in range(3)] == [True, True, False]
         allowance.disconnect()
         assert allowance.connect(limits)
-
-    def test_a_connection_too_many_is_told_so_before_anything_is_read(self):
-        reply, rest = read_reply(turn_away(answers.too_many(1.0, "connections")))
-        assert (reply.status, reply.headers["retry-after"], reply.headers["connection"], rest) == (
-            429,
-            "1",
-            "close",
-            b"",
-        )
 
 
 class TestMemory:
