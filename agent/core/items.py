@@ -16,7 +16,7 @@ Sets, chains and zones are text as well:
   an item of its own, ``<4|6> <table> <chain> <rule>`` -> "".  In a chain that is not
   ours, ``<4|6> <table> <CHAIN> <rule>`` -> ``first``: our one jump, before all others.
 - ``netns``: ``<namespace>`` -> whose it is: the alias of its ``lo`` is ``hostplane:netns:<value>``.
-- ``routes``, all in namespaces of ours: ``<namespace> address <device> <address>/<length>`` -> "";
+- ``routes``, all in namespaces of ours: ``<namespace> address <device> <address>/<length>`` -> "" or ``noprefixroute``;
   ``<namespace> route <prefix>`` -> ``via <next hop> dev <device> [onlink]`` or ``dev <device>``;
   ``<namespace> neighbor <device> <address>`` -> the MAC address of a permanent entry;
   ``<namespace> sysctl <name with dots>`` -> its value.

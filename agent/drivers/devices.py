@@ -10,7 +10,8 @@ from typing import Final, Protocol, TypeAlias
 from agent.core import naming
 from agent.core.errors import ApplyError
 
-PLUGGED_BY_COMMAND: Final = f"{naming.ALIAS_PREFIX}plug:"
+NAMESPACE_ALIAS: Final = f"{naming.ALIAS_PREFIX}netns:"  # of lo: marks the namespace, which driver netns makes
+_MADE_BY_OTHERS: Final = (f"{naming.ALIAS_PREFIX}plug:", NAMESPACE_ALIAS)  # the first by the command
 
 # Groups (ip-link(8)), given to a device as it is made, which an alias cannot be.  The
 # second tells that the address was chosen and is not the kernel's own.
@@ -99,7 +100,7 @@ Request: TypeAlias = MakeVeth | MakeBridge | Silence | Configure | Delete
 def is_ours(device: Device) -> bool:
     """Tell whether driver ``links`` made *device*; a process that died may not have come to its alias."""
     if device.alias:
-        return naming.is_our_alias(device.alias) and not device.alias.startswith(PLUGGED_BY_COMMAND)
+        return naming.is_our_alias(device.alias) and not device.alias.startswith(_MADE_BY_OTHERS)
     return device.group in (GROUP, GROUP_ADDRESSED)
 
 

@@ -19,8 +19,9 @@ thousand.
 
 from __future__ import annotations
 
+import itertools
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from agent.core import naming
@@ -179,32 +180,36 @@ class _Step:
     def _creations(self, missing: Mapping[Key, Link]) -> list[tuple[Key, Key, MakeVeth | MakeBridge]]:
         """Return the requests that make and mark *missing*, a veth pair by one request."""
         requests: list[tuple[Key, Key, MakeVeth | MakeBridge]] = []
-        spaces = {split_key(end)[0] for key, link in missing.items() for end in (key, link.peer or key)}
-        indexes = self._unused_indexes(2 * len(missing), spaces) if missing else iter(())
+        indexes = self._unused_indexes({end for key, link in missing.items() for end in (key, link.peer or key)})
         made: set[Key] = set()
         for key, link in missing.items():
             if key in made:
                 continue
             made.add(key)
-            end = _end(key, link, next(indexes))
+            end = _end(key, link, indexes[key])
             if link.peer is None:
                 requests.append((key, key, MakeBridge(end, link.mtu)))
                 continue
             made.add(link.peer)
             other = self._wanted.get(link.peer)
-            peer = _end(link.peer, other or replace(link, address=None), next(indexes))
+            peer = _end(link.peer, other or replace(link, address=None), indexes[link.peer])
             here, there = split_key(key)[0], split_key(link.peer)[0]
             descriptor = None if here == there else self._visit.table(there).descriptor
             requests.append((key, key, MakeVeth(end, peer, link.mtu, descriptor)))
         return requests
 
-    def _unused_indexes(self, count: int, spaces: Iterable[str]) -> Iterator[int]:
-        """Return *count* numbers that no device has; the range is so large that the second try finds them."""
+    def _unused_indexes(self, ends: Collection[Key]) -> dict[Key, int]:
+        """Return for each of *ends* a number that no device of its namespace has.
+
+        The range is so large that the second try finds them.
+        """
         for _ in range(_INDEX_TRIES):
-            start = secrets.choice(_INDEXES[:-count])
-            indexes = range(start, start + count)
-            if not any(self._visit.table(space).find(indexes=indexes) for space in spaces):
-                return iter(indexes)
+            indexes = dict(zip(ends, itertools.count(secrets.choice(_INDEXES[: -len(ends) - 1]))))
+            by_space: dict[str, list[int]] = {}
+            for end, index in indexes.items():
+                by_space.setdefault(split_key(end)[0], []).append(index)
+            if not any(self._visit.table(space).find(indexes=numbers) for space, numbers in by_space.items()):
+                return indexes
         raise ApplyError("no numbers for new network devices were found")
 
     def _prepare(self, key: Key, link: Link, device: Device) -> None:

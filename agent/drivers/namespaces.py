@@ -19,14 +19,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from agent.core import naming
 from agent.core.errors import Actor, ApplyError
+from agent.drivers.devices import NAMESPACE_ALIAS
 from agent.drivers.netlink import RouteSocket, attribute, message, read_attributes
 from agent.drivers.refusal import RefusedError
 from agent.namespace import inside
 
 HOST: Final = ""  # stands for the namespace that the thread is in
-ALIAS: Final = f"{naming.ALIAS_PREFIX}netns:"
+ALIAS: Final = NAMESPACE_ALIAS
 
 IFINFOMSG: Final = struct.Struct("=BxHiII")
 RTM_NEWLINK, RTM_GETLINK = 16, 18
@@ -151,7 +151,8 @@ def names(folder: Path) -> list[str]:
 def told(name: str, err: Exception) -> ApplyError:
     """Return *err* as one that names the namespace."""
     text = (err.strerror or str(err)) if isinstance(err, OSError) else str(err)
-    return ApplyError(f"namespace {name}: {text}" if name else f"the kernel's list of network devices: {text}")
+    where = f"namespace {name}: " if name else "the kernel's list of network devices: "
+    return ApplyError(text if text.startswith(where) else where + text)
 
 
 def _read_loopback(link: bytes) -> tuple[str, bool]:
