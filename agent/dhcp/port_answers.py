@@ -3,16 +3,18 @@
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
+from itertools import chain
 
 from agent.core.errors import AgentError, InputError
 from agent.dhcp import answers6, frames6, ra_answers, v4_answers, v4_port, v6_answers
 from agent.dhcp.data import PortData
-from agent.dhcp.frames6 import ALL_NODES
-from agent.dhcp.v6_packet import Association, Code, MessageType, Request
+from agent.dhcp.v6_packet import Association, Code, Message, MessageType, Request, encode
 
 DHCPV4, DHCPV6, ROUTER_DISCOVERY, NEIGHBORS = "dhcpv4", answers6.DHCPV6, answers6.ROUTER_DISCOVERY, answers6.NEIGHBORS
 
+_TRANSACTION, _CLIENT = bytes(3), b"\0\3\0\1"  # of nobody
 _ETHERTYPE_AT, _IPV4, _IPV6 = slice(12, 14), b"\x08\x00", b"\x86\xdd"
 
 
@@ -44,7 +46,7 @@ class PortAnswers:
         self._v4 = v4_port.prepare(data)
         try:
             _rehearse(data, identity)
-        except (AgentError, ValueError, OverflowError, ArithmeticError) as err:
+        except (AgentError, ValueError, ArithmeticError, struct.error) as err:
             raise InputError(f"port {data.port}: {err}") from None
 
     def answer(self, frame: bytes) -> Answered:
@@ -65,9 +67,10 @@ class PortAnswers:
 
 def _rehearse(data: PortData, identity: bytes) -> None:
     """Put together once what a client could ask for; raises what a tenant's packet would meet."""
+    frames6.packed_mac(data.mac)
     frames6.packed_mac(data.server_mac)
-    envelope = frames6.Envelope(identity, identity, ALL_NODES, ALL_NODES, 255)
-    frames6.reply_envelope(envelope, data.server_mac)
+    for option in chain(data.options6, *(boot.options6 for boot in data.boot)):
+        encode(Message(MessageType.REPLY, _TRANSACTION, (option,)))
     for subnet in data.subnets:
         if subnet.server is not None and ":" in subnet.server:
             frames6.packed(subnet.server)
@@ -75,4 +78,7 @@ def _rehearse(data: PortData, identity: bytes) -> None:
     lease = Association(Code.IA_NA, 0)
     for kind in (MessageType.SOLICIT, MessageType.INFORMATION_REQUEST):
         associations = (lease,) if kind is MessageType.SOLICIT else ()
-        v6_answers.reply_to(Request(kind, bytes(3), client_id=b"\0\3\0\1", associations=associations), data)
+        request = Request(kind, _TRANSACTION, client_id=_CLIENT, associations=associations)
+        _, reply = v6_answers.reply_to(request, data)
+        if reply is not None:
+            encode(reply)

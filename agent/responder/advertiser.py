@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Mapping
 
 from agent.dhcp.ra_answers import INITIAL_COUNT, SHORTEST_INTERVAL, next_time
-from agent.responder import green
 from agent.responder.counters import Counters
 from agent.responder.knowledge import FramePort
 
@@ -24,10 +23,11 @@ _Due = tuple[float, int, FramePort, int]
 
 
 class Advertiser:
-    """Sends each port its advertisements when they are due; `run` is a green thread's.
+    """Knows which port is to be sent an advertisement when, and sends it.
 
     *ports* are those that are known now: what has gone or changed gets no more of its
-    old.  *send* takes a frame, and tells whether it went out.
+    old.  *send* takes a frame, and tells whether it went out.  ``on_add`` is called when
+    there may be something to send earlier than `send_due` has said.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Advertiser:
         self._jitter = jitter
         self._heap: list[_Due] = []
         self._order = itertools.count()
-        self._wake = green.Event()
+        self.on_add: Callable[[], None] = _nothing
 
     def add(self, port: FramePort, *, known_before: bool = False) -> None:
         """Advertise to *port* from now on.
@@ -60,15 +60,7 @@ class Advertiser:
             self._push(now + jitter * SHORTEST_INTERVAL, port, INITIAL_COUNT)
         else:
             self._push(next_time(0, now, jitter) + FIRST_DELAY * (1 + jitter), port, 0)
-        if not self._wake.ready():
-            self._wake.send()
-
-    def run(self) -> None:
-        """Send until the thread is ended."""
-        while True:
-            wait = self.send_due()
-            if wait > 0:
-                self._rest(wait)
+        self.on_add()
 
     def send_due(self) -> float:
         """Send some of what is due; return the seconds until more is."""
@@ -97,7 +89,6 @@ class Advertiser:
             self._counters.add("ra_sent", "kind=periodic")
             port.record.advertised_at = time.time()
 
-    def _rest(self, seconds: float) -> None:
-        """Wait until the next is due, or one is added."""
-        self._wake.wait(timeout=seconds)
-        self._wake = green.Event()
+
+def _nothing() -> None:
+    """Nobody waits."""

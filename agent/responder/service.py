@@ -55,6 +55,8 @@ class Service:
         self._nova = NovaClient()
         self._metadata = MetadataServer(self._knowledge, self._counters, self._nova)
         self._advertiser = Advertiser(self._knowledge.ports, self._send, self._counters)
+        self._advertiser.on_add = self._wake_advertiser
+        self._added = green.Event()
         self._open: dict[str, _Open] = {}
         self._tasks: list[green.Task] = []
         self._loading = False
@@ -74,7 +76,7 @@ class Service:
         self._loading = False
         for entry in stored:
             self._adopt(entry)
-        self._tasks.append(green.spawn("router advertisements", self._advertiser.run, fatal=True))
+        self._tasks.append(green.spawn("router advertisements", self._advertise, fatal=True))
         self._tasks.append(green.spawn("housekeeping", self._keep_house, fatal=True))
         LOG.info("serving %d keys on %d sockets", len(self._knowledge.digests), len(self._open))
 
@@ -180,6 +182,15 @@ class Service:
 
     def _take_port(self, port: FramePort) -> None:
         self._advertiser.add(port, known_before=self._loading)
+
+    def _advertise(self) -> None:
+        while True:
+            self._added = green.Event()
+            self._added.wait(timeout=self._advertiser.send_due())
+
+    def _wake_advertiser(self) -> None:
+        if not self._added.ready():
+            self._added.send()
 
     def _keep_house(self) -> None:
         while True:
