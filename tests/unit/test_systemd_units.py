@@ -13,12 +13,18 @@ from pathlib import Path
 import pytest
 
 from agent.command import CommandRunner
+from agent.responder.protocol import SOCKET_NAME
 from agent.store import connection_version, offline
 
 REPOSITORY = Path(__file__).parents[2]
 SYSTEMD = REPOSITORY / "systemd"
 SCHEMA = REPOSITORY / "agent" / "store" / "hostplane.ovsschema"
-UNITS = ("hostplane-agent.service", "hostplane-store.service")
+UNITS = (
+    "hostplane-agent.service",
+    "hostplane-store.service",
+    "hostplane-responder.service",
+    "hostplane-responder.socket",
+)
 
 # What systemd 252 sets up a mount namespace for (its exec_needs_mount_namespace), and credentials.
 MAKES_A_MOUNT_NAMESPACE = {
@@ -95,7 +101,7 @@ def test_the_agent_is_watched_and_notifies():
     assert unit["RestartPreventExitStatus"] == "2"
 
 
-@pytest.mark.parametrize(("unit", "limit"), [(UNITS[0], 52), (UNITS[1], 25)])
+@pytest.mark.parametrize(("unit", "limit"), [(UNITS[0], 52), (UNITS[1], 25), (UNITS[2], 17)])
 def test_the_exposure_does_not_grow(installed, unit, limit):
     """systemd's own score, in tenths: what an exploited service could do to the host."""
     run("systemd-analyze", "security", "--offline=true", "--no-pager", f"--threshold={limit}", installed / unit)
@@ -105,6 +111,9 @@ def test_group_and_directories_are_ones_that_systemd_can_make(tmp_path):
     (tmp_path / "etc").mkdir()
     run("systemd-sysusers", f"--root={tmp_path}", SYSTEMD / "sysusers.d/hostplane.conf")
     assert re.search(r"^hostplane:", (tmp_path / "etc/group").read_text(), re.MULTILINE)
+    (entry,) = re.findall(r"^hostplane-responder:.*$", (tmp_path / "etc/passwd").read_text(), re.MULTILINE)
+    assert entry.split(":")[2:4] != ["0", "0"]
+    assert entry.endswith("nologin")
     lines = (SYSTEMD / "tmpfiles.d/hostplane.conf").read_text().splitlines()
     paths = [line.split()[1] for line in lines if line.startswith("d ")]
     assert paths == ["/run/hostplane", "/var/lib/hostplane"]
@@ -131,6 +140,56 @@ def test_what_filters_need_is_not_refused_by_the_unit():
     unit = service(SYSTEMD / UNITS[0])
     assert {"CAP_NET_ADMIN", "CAP_NET_RAW"} <= set(unit["CapabilityBoundingSet"].split())
     assert {"AF_NETLINK", "AF_INET", "AF_INET6"} <= set(unit["RestrictAddressFamilies"].split())  # raw ones for legacy
+
+
+# The responder's units
+
+
+def test_the_agent_starts_neither_store_nor_responder_itself():
+    unit = service(SYSTEMD / UNITS[0])
+    assert {"--nostart_store", "--nostart_responder"} <= set(unit["ExecStart"].split())
+    assert "hostplane-responder.socket" in (SYSTEMD / UNITS[0]).read_text()
+
+
+def test_the_responder_has_a_user_of_its_own_and_no_right_at_all():
+    unit = service(SYSTEMD / UNITS[2])
+    assert (unit["User"], unit["CapabilityBoundingSet"], unit["AmbientCapabilities"]) == ("hostplane-responder", "", "")
+    assert unit["NoNewPrivileges"] == "yes"
+    assert int(unit["MemoryMax"].removesuffix("M")) <= 256
+    # What reads packets is handed over: were it taken over, it could not open such a socket in any namespace.
+    assert set(unit["RestrictAddressFamilies"].split()) == {"AF_UNIX", "AF_INET", "AF_INET6"}
+    assert unit["RestrictNamespaces"] == "yes"
+
+
+def test_the_responder_comes_back_with_its_sockets_whatever_ended_it():
+    unit = service(SYSTEMD / UNITS[2])
+    assert (unit["Restart"], unit["RestartSec"]) == ("always", "100ms")
+    assert int(unit["FileDescriptorStoreMax"]) >= 3 + 1  # while one is replaced there are two of it
+    text = (SYSTEMD / UNITS[2]).read_text()
+    assert "StartLimitIntervalSec=0" in text
+
+
+def test_the_responder_keeps_what_it_knows_where_only_it_may_read():
+    unit = service(SYSTEMD / UNITS[2])
+    (folder,) = re.findall(r"--state-dir (\S+)", unit["ExecStart"])
+    assert folder == f"/var/lib/{unit['StateDirectory']}"
+    assert (unit["StateDirectoryMode"], unit["UMask"]) == ("0700", "0077")
+
+
+def test_nobody_but_root_may_speak_to_the_responder():
+    parser = configparser.ConfigParser(strict=False, interpolation=None)
+    parser.optionxform = str  # type: ignore[assignment]
+    parser.read(SYSTEMD / UNITS[3])
+    found = parser["Socket"]
+    assert found["ListenStream"] == f"/run/hostplane/{SOCKET_NAME}"
+    assert (found["SocketUser"], found["SocketMode"], found["Accept"]) == ("root", "0600", "no")
+
+
+def test_what_the_responder_does_when_it_starts_is_not_refused():
+    """Of the calls in ``agent.responder.privileges`` each would end it if systemd answered EPERM."""
+    unit = (SYSTEMD / UNITS[2]).read_text()
+    *_, allowed = re.findall(r"^SystemCallFilter=(.*)$", unit, re.MULTILINE)
+    assert {"capset", "prlimit64"} <= set(allowed.split())
 
 
 def test_the_configuration_of_an_operator_survives_an_update(tmp_path):
