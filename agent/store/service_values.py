@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from agent.core.errors import InputError
 from agent.dhcp import v4_options, v6_options
 
-OPTION6 = "option6:"  # in front of the names of DHCPv6 options
+OPTION6 = "option6:"  # in front of the names of DHCPv6 options, before or behind their tags
 LONGEST_NAME = 253  # RFC 1035: 255 octets with the first length and the root
 LONGEST_PATH = 4095  # PATH_MAX without its end
 LONGEST_TIMEOUT = 600.0  # seconds
@@ -103,13 +103,11 @@ def _option_keys(name: str, value: str) -> Iterable[tuple[object, ...]]:
     """Yield which option this is, and for which clients; raise InputError."""
     if "\0" in value:
         raise InputError(f"dhcp option {name}: a value cannot hold the character 0; write it as 0x00...")
-    if name.startswith(OPTION6):
-        read6 = v6_options.read_options([(name.removeprefix(OPTION6), value)])
+    if any(part.strip().startswith(OPTION6) for part in name.split(",")):
+        read6 = v6_options.read_options([(name, value)])
         yield from ((6, code) for code, _ in read6.options6)
         yield from ((6, code, boot.ipxe, boot.architectures) for boot in read6.boot for code, _ in boot.options6)
         return
-    if OPTION6 in name:
-        raise InputError(f"dhcp option {name}: {OPTION6} stands in front of everything else")
     read4 = v4_options.read_options([(name, value)])
     yield from ((4, code) for code, _ in read4.options4)
     for boot in read4.boot:

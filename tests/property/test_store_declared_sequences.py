@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -14,6 +15,7 @@ from agent.store.document import (
     Document,
     Entry,
     FixedIpRequest,
+    MetadataServiceFields,
     NetworkFields,
     PortFields,
     RuleFields,
@@ -32,6 +34,17 @@ SUBNETS = {
     "red4": SubnetFields(network="red", cidr="10.0.0.0/28", gateway=None),
     "lan6": SubnetFields(network="lan", cidr="2001:db8:1::/64"),
 }
+# Whether a subnet answers DHCP changes; that it needs an address for it depends on nothing else.
+SWITCHED = ("blue4", "red4")
+TOLD = (
+    {},
+    {"hostname": "web", "dhcp_options": {"mtu": "1400"}},
+    {"metadata": {"user_data": "#!/bin/sh", "meta:role": "db"}, "hostname": ""},
+)
+TOLD_IN_FULL = tuple({"hostname": "", "dhcp_options": {}, "metadata": {}, **told} for told in TOLD)
+NOVA = st.sampled_from(["https://nova1", "https://nova2"]).map(
+    lambda url: Entry("", MetadataServiceFields(url=url, secret_file="/secret"))
+)
 WISHES = ((), (FixedIpRequest("10.0.0.5"),), (FixedIpRequest("10.0.0.6"),), (FixedIpRequest(subnet="{}4"),))
 
 
@@ -84,15 +97,21 @@ def documents(draw: st.DrawFn) -> Document:
             fixed_ips=wishes,
             admin_state_up=draw(st.booleans()),
             security_groups=tuple(name for name in known if draw(st.booleans())) if draw(st.booleans()) else None,
+            **draw(st.sampled_from(TOLD_IN_FULL)),
         )
         ports.append(Entry(f"{network}-{name}", fields))
     return Document(
         tuple(Entry(name, network_fields(name, draw(st.sampled_from([1300, 1400])))) for name in networks),
-        tuple(Entry(name, SUBNETS[name]) for name in subnets),
+        tuple(Entry(name, subnet_fields(name, draw(st.booleans()))) for name in subnets),
         tuple(ports),
         security_groups=security_groups,
         address_groups=address_groups,
+        metadata_service=draw(st.none() | NOVA),
     )
+
+
+def subnet_fields(name: str, dhcp: bool) -> SubnetFields:
+    return replace(SUBNETS[name], dhcp=dhcp) if name in SWITCHED else SUBNETS[name]
 
 
 def network_fields(name: str, mtu: int) -> NetworkFields:
@@ -113,16 +132,19 @@ def declared(writer: Writer) -> dict[str, object]:
     for network in writer.list_networks():
         state[f"network {network.name}"] = (network.type, network.mtu, network.physnet)
     for subnet in writer.list_subnets():
-        state[f"subnet {subnet.name}"] = (subnet.network_name, subnet.cidr, subnet.gateway)
+        served = subnet.server_address is not None
+        state[f"subnet {subnet.name}"] = (subnet.network_name, subnet.cidr, subnet.gateway, subnet.dhcp, served)
     for port in writer.list_ports():
         # Which address of a subnet was chosen may depend on the past; how many of which subnet may not.
         subnets = sorted(writer.get_subnet(fixed_ip.subnet).name for fixed_ip in port.fixed_ips)
         state[f"port {port.name}"] = (port.network_name, port.host, port.admin_state_up, subnets, port.security_groups)
+        state[f"{port.name} is told"] = (port.hostname, port.dhcp_options, port.metadata)
     for group in writer.list_security_groups():
         state[f"group {group.name}"] = {rule_text(rule) for rule in group.rules}
     for addresses in writer.list_address_groups():
         state[f"addresses {addresses.name}"] = addresses.addresses
-    return state
+    service = writer.get_metadata_service()
+    return state if service is None else {**state, "metadata service": service.url}
 
 
 @settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A store from the time before security groups: who has to convert it, and what becomes of its ports."""
+"""A store from the time before security groups and DHCP: who has to convert it, and what becomes of its ports."""
 
 from __future__ import annotations
 
@@ -19,18 +19,22 @@ from agent.store.embedded import StorePaths, ensure_running, stop
 from agent.store.reader import SnapshotReader
 from tests.servers import StoreServer
 
-NEW_TABLES = ("Security_Group", "Security_Group_Rule", "Address_Group", "Address_Chunk")
-NEW_COLUMNS = ("filtered", "security_groups")
+NEW_TABLES = ("Security_Group", "Security_Group_Rule", "Address_Group", "Address_Chunk", "Metadata_Service")
+NEW_COLUMNS = {
+    "Port": ("filtered", "security_groups", "hostname", "dhcp_options", "metadata"),
+    "Subnet": ("server_address", "server_allocation", "dns_nameservers", "host_routes"),
+}
 DEADLINE = 20.0
 
 
 def schema_without_filters(path: Path) -> None:
-    """Write schema 1.0.0: today's without what came with security groups."""
+    """Write schema 1.0.0: today's without what came with security groups and with DHCP."""
     schema = json.loads(remotes.schema_text()) | {"version": "1.0.0"}
     for table in NEW_TABLES:
         del schema["tables"][table]
-    for column in NEW_COLUMNS:
-        del schema["tables"]["Port"]["columns"][column]
+    for table, columns in NEW_COLUMNS.items():
+        for column in columns:
+            del schema["tables"][table]["columns"][column]
     schema["tables"]["Name"]["columns"]["kind"]["type"]["key"]["enum"][1] = ["network", "subnet", "port"]
     path.write_text(json.dumps(schema))
 

@@ -20,6 +20,7 @@ from agent.store.document import (
     UNSET,
     AddressGroupFields,
     FixedIpRequest,
+    MetadataServiceFields,
     NetworkFields,
     PortFields,
     RuleFields,
@@ -137,6 +138,38 @@ def test_the_last_addresses_of_a_pool_are_given_out_once_each(writers: list[Writ
     assert all("no free address in the allocation pools of blue4" in str(err) for err in errors)
     given = [port.fixed_ips[0].address for port in now().list_ports()]
     assert Counter(given) == Counter(f"10.0.0.{number}" for number in range(10, 14))
+
+
+def test_ports_and_a_subnet_that_begins_to_answer_dhcp_never_share_an_address(
+    writers: list[Writer], now: Callable[[], Writer]
+) -> None:
+    writers[0].create_network("blue", NetworkFields(type="vxlan"))
+    pool = ("10.0.0.10-10.0.0.14",)
+    fields = SubnetFields(network="blue", cidr="10.0.0.0/24", allocation_pools=pool, dhcp=False)
+    writers[0].create_subnet("blue4", fields)
+
+    def work(writer: Writer, number: int) -> None:
+        if number % 3:
+            writer.create_port(f"vm{number}", PortFields(network="blue"))
+        else:
+            writer.set_subnet("blue4", SubnetFields(dhcp=True))
+
+    assert at_once(writers, work) == []
+    present = now()
+    server = present.get_subnet("blue4").server_address
+    given = [port.fixed_ips[0].address for port in present.list_ports()]
+    assert len(given) == 4
+    assert sorted([*given, server]) == [f"10.0.0.{number}" for number in range(10, 15)]
+
+
+def test_a_metadata_service_is_named_once_by_whom(writers: list[Writer], now: Callable[[], Writer]) -> None:
+    def work(writer: Writer, number: int) -> None:
+        writer.set_metadata_service(MetadataServiceFields(url=f"http://nova{number}", secret_file=f"/{number}"))
+
+    assert at_once(writers, work) == []
+    named = now().get_metadata_service()
+    assert named is not None
+    assert named.url.removeprefix("http://nova") == named.secret_file.removeprefix("/")
 
 
 @pytest.mark.parametrize(
