@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 from agent.core import service_identity
 from agent.core.allocations import Allocations, Claim
@@ -47,6 +48,29 @@ def plan_services(snapshot: HostSnapshot, allocations: Allocations, memo: Memo, 
     return memo.stage("services", inputs, lambda: _Planning(snapshot, allocations, memo, local).run())
 
 
+class _Part(NamedTuple):
+    """What was planned of a port, and what from."""
+
+    port: Port
+    network: Network | None
+    subnets: tuple[Subnet, ...]
+    number: int
+    served: ServedPort
+    problems: tuple[Problem, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Round:
+    """What was planned of all ports; ``asked`` tells whether there was a metadata service."""
+
+    allocations: Allocations
+    asked: bool
+    parts: Mapping[PortId, _Part]
+
+
+_NO_SUBNETS: tuple[Subnet, ...] = ()
+
+
 class _Planning:
     """One round over the ports of this host."""
 
@@ -55,50 +79,55 @@ class _Planning:
         self._allocations = allocations
         self._memo = memo
         self._local = local
-        self._problems: list[Problem] = []
 
     def run(self) -> ServicePlan:
         snapshot = self._snapshot
-        ports: dict[PortId, ServedPort] = {}
-        for port in snapshot.ports.values():
-            number = self._allocations.get(Claim(KIND, port.id))
-            if number is None or not service_identity.is_served(port.device_owner):
-                continue  # who allocates says why
-            ports[port.id] = self._plan_port(port, number)
-        used = {port.network for port in snapshot.ports.values()}
+        inputs = (snapshot.ports, snapshot.networks, snapshot.subnets, snapshot.metadata_service, self._allocations)
+        parts = self._memo.evolve("served", inputs, self._update).parts
+        used = {part.port.network for part in parts.values()}
         networks = {network: self._needs(network) for network in used if network in snapshot.networks}
         mtu = max((snapshot.networks[network].mtu for network in networks), default=0)
         service = snapshot.metadata_service
         settings = self._memo.value("service", (service, self._local), partial(_plan_service, service, self._local))
-        return ServicePlan(Services(settings, ports, networks, mtu), tuple(self._problems))
+        ports = {port_id: part.served for port_id, part in parts.items()}
+        problems = tuple(problem for part in parts.values() for problem in part.problems)
+        return ServicePlan(Services(settings, ports, networks, mtu), problems)
 
-    def _plan_port(self, port: Port, number: int) -> ServedPort:
-        network = self._snapshot.networks.get(port.network)
-        if network is not None and not (port.admin_state_up and network.admin_state_up):
-            network = None
-        subnets = self._snapshot.subnets.get(port.network, ())
+    def _update(self, last: _Round | None) -> _Round:
+        """Plan the ports anew that are not made of the same as last time."""
+        networks, subnets, allocations = self._snapshot.networks, self._snapshot.subnets, self._allocations
         asked = self._snapshot.metadata_service is not None
-        served, problems = self._memo.value(
-            ("served", port.id),
-            (port, network, number, asked, *subnets),
-            partial(_plan_port, port, network, subnets, number, asked=asked),
-        )
-        self._problems += problems
-        return served
+        old: Mapping[PortId, _Part] = last.parts if last is not None and last.asked is asked else {}
+        same_numbers = last is not None and last.allocations is allocations
+        parts: dict[PortId, _Part] = {}
+        for port_id, port in self._snapshot.ports.items():
+            part = old.get(port_id)
+            network, own = networks.get(port.network), subnets.get(port.network, _NO_SUBNETS)
+            same = part is not None and part.port is port and part.network is network and part.subnets is own
+            if part is not None and same and same_numbers:  # nearly all of them, nearly always
+                parts[port_id] = part
+                continue
+            number = allocations.get(Claim(KIND, port_id))
+            if number is None or not service_identity.is_served(port.device_owner):
+                continue  # who allocates says why
+            if part is None or not same or part.number != number:
+                part = _Part(port, network, own, number, *_plan_port(port, network, own, number, asked=asked))
+            parts[port_id] = part
+        return _Round(allocations, asked, parts)
 
     def _needs(self, network: NetworkId) -> NetworkNeeds:
-        subnets = self._snapshot.subnets.get(network, ())
+        subnets = self._snapshot.subnets.get(network, _NO_SUBNETS)
         return self._memo.value(("needs", network), subnets, partial(_find_needs, subnets))
 
 
 def _plan_port(
     port: Port, network: Network | None, subnets: tuple[Subnet, ...], number: int, *, asked: bool
 ) -> tuple[ServedPort, tuple[Problem, ...]]:
-    """Plan one port; without *network* it keeps its number and is told nothing."""
-    if network is None:
+    """Plan one port; one that is down keeps its number and is told nothing."""
+    if network is None or not subnets or not (port.admin_state_up and network.admin_state_up):
         return ServedPort(port.id, port.mac, number), ()
     told = dhcp.plan_port(port, network, subnets, number)
-    data = metadata.plan_port(port, network, subnets, number, service=asked) if subnets else metadata.MetadataPlan()
+    data = metadata.plan_port(port, network, subnets, number, service=asked)
     served = ServedPort(port.id, port.mac, number, told.served, data.served, data.aliases, data.asks_service)
     return served, (*told.problems, *data.problems)
 

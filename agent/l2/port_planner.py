@@ -76,7 +76,8 @@ class PortPlanning:
         """Plan them all; those of networks without a segment stay shut."""
         members = self._plan_ports({segment.network.id: segment for segment in segments})
         devices = port_services.find_devices(self._ofports)
-        self._groups.update(port_services.plan_ports(self._memo, self._served.values(), self._open, devices))
+        answered = port_services.plan_ports(self._memo, self._served, self._open, devices)
+        self._groups.update((group.object_id, group) for group in answered)
         problems = (*self._problems, *self._filters.problems)
         return PluggedPorts(self._groups, problems, members, tuple(self._filters.in_use), tuple(self._filters.leaves))
 

@@ -7,9 +7,10 @@ ready made; here it is joined with the flows that need it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from typing import NamedTuple
 
 from agent.core import naming
 from agent.core import service_identity as identity
@@ -100,24 +101,45 @@ def _plan_network(group_id: ObjectId, segment: Segment, needs: NetworkNeeds, dev
     return Group(group_id, {"flows": flows})
 
 
+class _Part(NamedTuple):
+    """What a port's groups were made from, and the groups."""
+
+    port: ServedPort
+    ofport: int | None
+    groups: tuple[Group, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Round:
+    devices: Devices
+    parts: Mapping[PortId, _Part]
+
+
 def plan_ports(
-    memo: Memo, ports: Iterable[ServedPort], ofports: Mapping[PortId, int], devices: Devices
-) -> dict[ObjectId, Group]:
-    """Return two groups for each of *ports*; *ofports* are of those that are open."""
-    groups: dict[ObjectId, Group] = {}
-    for port in ports:
-        ofport = ofports.get(port.id)
-        dhcp, metadata = ObjectId(f"port:{port.id}/dhcp"), ObjectId(f"port:{port.id}/metadata")
-        groups[dhcp] = memo.group(
-            dhcp, (port, ofport, devices.dhcp), partial(_plan_dhcp, dhcp, port, ofport, devices.dhcp)
-        )
-        if port.metadata is not None:
-            groups[metadata] = memo.group(
-                metadata,
-                (port, ofport, devices.metadata),
-                partial(_plan_metadata, metadata, port, port.metadata, ofport, devices.metadata),
-            )
-    return groups
+    memo: Memo, ports: Mapping[PortId, ServedPort], ofports: Mapping[PortId, int], devices: Devices
+) -> Iterator[Group]:
+    """Yield the groups of each of *ports*; *ofports* are of those that are open."""
+
+    def update(last: _Round | None) -> _Round:
+        old: Mapping[PortId, _Part] = last.parts if last is not None and last.devices == devices else {}
+        parts: dict[PortId, _Part] = {}
+        for port_id, port in ports.items():
+            ofport, part = ofports.get(port_id), old.get(port_id)
+            if part is None or part.port is not port or part.ofport != ofport:
+                part = _Part(port, ofport, tuple(_plan_port(port, ofport, devices)))
+                memo.rebuilt += len(part.groups)
+            parts[port_id] = part
+        return _Round(devices, parts)
+
+    made = memo.evolve("port services", (ports, ofports, devices), update)
+    return (group for part in made.parts.values() for group in part.groups)
+
+
+def _plan_port(port: ServedPort, ofport: int | None, devices: Devices) -> Iterator[Group]:
+    yield _plan_dhcp(ObjectId(f"port:{port.id}/dhcp"), port, ofport, devices.dhcp)
+    if port.metadata is not None:
+        metadata = ObjectId(f"port:{port.id}/metadata")
+        yield _plan_metadata(metadata, port, port.metadata, ofport, devices.metadata)
 
 
 def number_ref(port_id: PortId) -> ItemRef:
