@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -36,7 +37,7 @@ SUBNETS = {
 }
 # Whether a subnet answers DHCP changes; that it needs an address for it depends on nothing else.
 SWITCHED = ("blue4", "red4")
-TOLD = (
+TOLD: tuple[dict[str, Any], ...] = (
     {},
     {"hostname": "web", "dhcp_options": {"mtu": "1400"}},
     {"metadata": {"user_data": "#!/bin/sh", "meta:role": "db"}, "hostname": ""},

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from agent.core.errors import Actor
-from agent.core.model import HostName, HostSnapshot, MetadataService, Port, Subnet
+from agent.core.model import HostName, HostSnapshot, MetadataService, Network, Port, Subnet
 from agent.store import remotes
 from agent.store.document import HostRoute, MetadataServiceFields, NetworkFields, PortFields, SubnetFields
 from agent.store.reader import SnapshotReader
@@ -174,7 +174,7 @@ def test_what_makes_no_sense_is_left_out_and_the_rest_goes_on(
     before = followed.until(lambda s: s.ports)
     update(server, table, row)
     snapshot = followed.until(lambda s: s.problems)
-    found = {
+    found: dict[str, Network | Subnet | Port] = {
         "Network": next(iter(snapshot.networks.values())),
         "Subnet": the_subnet(snapshot),
         "Port": the_port(snapshot),

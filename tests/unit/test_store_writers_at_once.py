@@ -159,6 +159,7 @@ def test_ports_and_a_subnet_that_begins_to_answer_dhcp_never_share_an_address(
     server = present.get_subnet("blue4").server_address
     given = [port.fixed_ips[0].address for port in present.list_ports()]
     assert len(given) == 4
+    assert server is not None
     assert sorted([*given, server]) == [f"10.0.0.{number}" for number in range(10, 15)]
 
 
