@@ -46,10 +46,9 @@ PING_SECONDS: Final = 5.0  # between two looks whether it still answers, and for
 SHORT_LIFE: Final = 10.0  # seconds; one that ends sooner is the less often started again
 FIRST_REST, LONGEST_REST = 0.1, 10.0  # seconds between two attempts
 LONG_AWAY: Final = 3.0  # seconds without a responder of which an operator should hear
-EXIT_SECONDS, FAIL_SECONDS = (
-    0.1,
-    2.0,
-)  # between the end of connections and that of a process, when it dies or cannot start
+DRAIN_SECONDS: Final = 35.0  # that a unit may take to end what is open
+EXIT_SECONDS: Final = 0.1  # between the end of a process's connections and its own
+FAIL_SECONDS: Final = 2.0  # the same of one that cannot start
 STOP_SECONDS: Final = 3.0  # that the thread may take to end
 
 
@@ -148,9 +147,9 @@ class Responding:
         trouble, since = self._trouble, self._away_since
         if trouble is None:
             return ()
-        if since is not None and time.monotonic() - since < LONG_AWAY and trouble.actor is Actor.NOBODY:
+        if trouble.actor is Actor.NOBODY and since is not None and time.monotonic() - since < LONG_AWAY:
             return ()  # it is started again in this moment
-        return (Problem("host", "responder", str(trouble), trouble.actor),)
+        return (Problem("host", "responder", str(trouble), Actor.OPERATOR),)
 
     # The thread.
 
@@ -249,7 +248,7 @@ class Responding:
         successor = self._greet(paths.successor)
         present = self._greet(paths.socket, alone=successor is None)
         if present is None and successor is not None:
-            paths.successor.replace(paths.socket)  # the agent before us had no time to
+            self._promote()  # the agent before us had no time to
             present, successor = successor, None
         if present is None:
             return self._launch(paths.socket), None
@@ -300,22 +299,31 @@ class Responding:
         """Have the responder at *former* end, and give its name to the one that has taken over."""
         with contextlib.suppress(AgentError):
             _dismiss(ResponderClient(former))
-        self._paths.successor.replace(former)
+        self._promote()
         LOG.info("the responder before was told to end; its successor has taken over")
+
+    def _promote(self) -> None:
+        """Give the successor the name that all look for."""
+        try:
+            self._paths.successor.replace(self._paths.socket)
+        except OSError as err:
+            raise AgentError(f"responder: {self._paths.successor}: {err.strerror}") from None
 
     def _unit(self) -> ResponderClient:
         """Return a connection to the responder that systemd runs."""
         try:
             client = ResponderClient(self._paths.socket, HELLO_SECONDS)
         except ResponderAwayError as err:
-            raise AgentError(f"{err}: see systemctl status hostplane-responder.service") from None
+            raise ResponderAwayError(f"{err}: see systemctl status hostplane-responder.service") from None
         version = client.hello.version
         if client.hello.is_ours:
             return client
         if version not in self._drained:
             self._drained.add(version)
             LOG.info("the responder of version %s is told to end, so that its unit starts what is installed", version)
-            _dismiss(client)
+            with contextlib.closing(client):
+                client.drain()
+                self._wait(DRAIN_SECONDS, client.fileno())
             raise ResponderAwayError("the responder is being replaced")
         if not client.hello.understands_us:
             client.close()
