@@ -71,10 +71,12 @@ def driver():
 
 def everything(space: str = SPACE) -> str:
     """All that a namespace has, as ip prints it; without what changes by itself."""
-    listed = [
-        json.dumps(json.loads(within(space, "ip", "-j", "-details", *words, "show")), sort_keys=True)
-        for words in (["address"], ["route"], ["-6", "route"], ["neighbor"])
-    ]
+    listed = []
+    for words in (["address"], ["route"], ["-6", "route"], ["neighbor"]):
+        found = json.loads(within(space, "ip", "-j", "-details", *words, "show"))
+        for each in found:
+            each.pop("operstate", None)  # follows in the kernel's own time
+        listed.append(json.dumps(found, sort_keys=True))
     return "\n".join(listed)
 
 
