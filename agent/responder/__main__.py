@@ -25,7 +25,7 @@ from agent.responder import green, privileges
 from agent.responder.control import Control
 from agent.responder.data_file import DataFile, open_folder
 from agent.responder.fd_store import FdStore, take_passed
-from agent.responder.service import Service
+from agent.responder.service import DRAIN, Service
 from agent.status.sdnotify import Notifier
 
 __all__ = ["encodings", "main"]
@@ -54,6 +54,12 @@ def _parser() -> argparse.ArgumentParser:
         "--state-dir", type=Path, required=True, help="directory of its own, made if need be and given to --user"
     )
     parser.add_argument("--user", help="system user to become; needed when started as root")
+    parser.add_argument(
+        "--drain-seconds",
+        type=float,
+        default=DRAIN,
+        help="that open requests get to end when it is to end; less where nobody takes over before it has ended",
+    )
     parser.add_argument("--log-level", default="info", choices=sorted(logs.LEVELS))
     return parser
 
@@ -67,7 +73,7 @@ def _run(arguments: argparse.Namespace) -> None:
     account = privileges.find_account(arguments.user) if arguments.user is not None else None
     folder = open_folder(arguments.state_dir, account)
     privileges.drop(account)
-    service = Service(DataFile(folder), store)
+    service = Service(DataFile(folder), store, arguments.drain_seconds)
     _take_signals(service)
     service.start(passed.stored)
     control = green.spawn("hand-over", Control(service).accept_from, listener, fatal=True)

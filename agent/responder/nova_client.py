@@ -102,13 +102,10 @@ class NovaClient:
             link = self._take_idle() or _Link(self._connect(where, tls, nova.timeout))
             try:
                 _converse(link, exchange, nova.timeout, send)
-            except OSError:
+            except BaseException as err:
                 link.wire.close()
-                if link.used and exchange.retriable:
-                    continue
-                raise
-            except BaseException:
-                link.wire.close()
+                if isinstance(err, OSError) and not isinstance(err, TimeoutError) and link.used and exchange.retriable:
+                    continue  # Nova has closed it while nobody used it
                 raise
             self._keep(link, exchange, tls)
             return

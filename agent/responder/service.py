@@ -43,11 +43,13 @@ class _Open:
 class Service:
     """Implements ``agent.responder.control.Responder``; one instance a process.
 
-    ``done`` is sent when the process shall end.
+    ``done`` is sent when the process shall end; *drain_seconds* are what open requests
+    get to end before.
     """
 
-    def __init__(self, file: DataFile, store: FdStore) -> None:
+    def __init__(self, file: DataFile, store: FdStore, drain_seconds: float = DRAIN) -> None:
         self.done = green.Event()
+        self._drain_seconds = drain_seconds
         self._file = file
         self._store = store
         self._counters = Counters()
@@ -138,8 +140,8 @@ class Service:
         green.spawn("end", self._end, fatal=True)
 
     def _end(self) -> None:
-        """End the process when no request is open, or after DRAIN."""
-        until = time.monotonic() + DRAIN
+        """End the process when no request is open, or when they have had their time."""
+        until = time.monotonic() + self._drain_seconds
         green.sleep(POLL)  # whoever had us drain hears that we do
         while self._metadata.open and time.monotonic() < until:
             green.sleep(POLL)
