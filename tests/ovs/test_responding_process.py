@@ -7,6 +7,7 @@ import os
 import select
 import shutil
 import signal
+import socket
 import threading
 import time
 from collections import Counter
@@ -20,6 +21,7 @@ from agent.core.plan import Group, ObjectId, Plan
 from agent.core.reconciler import Reconciler
 from agent.core.retry import Backoff
 from agent.core.service_identity import (
+    DHCP_DEVICE,
     DHCP_INNER,
     DHCP_SOCKET,
     METADATA4,
@@ -29,6 +31,7 @@ from agent.core.service_identity import (
 )
 from agent.responder_client import ResponderClient
 from agent.responding import Responding
+from tests.ovs.namespace_lab import run, within
 from tests.ovs.responder_lab import USER, discover, lab, put_dhcp, put_metadata, put_service, read_answer, with_xid
 
 PATIENCE = 20.0
@@ -364,6 +367,19 @@ def test_two_agents_never_start_two_responders(host):
     host.agents.remove(one)
     other.settle()
     assert len(host.responders()) == 1
+
+
+def test_a_device_that_was_made_anew_is_read_again(host, network):
+    agent = host.agent().settle()
+    assert network.ask(discover(1), 1) is not None
+    run("ip", "link", "del", DHCP_DEVICE)
+    run("ip", "link", "add", DHCP_DEVICE, "type", "veth", "peer", "name", DHCP_INNER, "netns", NAMESPACE)
+    run("ip", "link", "set", DHCP_DEVICE, "up")
+    within(NAMESPACE, "ip", "link", "set", DHCP_INNER, "up")
+    network.wire.bind((DHCP_DEVICE, 3))
+    network.wire.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)  # that its device has gone
+    agent.woken.set()  # as its own drivers do that have put the devices back
+    agent.wait_until(lambda: network.ask(discover(1), 1, 0.5) is not None, "nobody answers")
 
 
 def test_a_user_that_does_not_exist_is_the_operators_to_make(host):

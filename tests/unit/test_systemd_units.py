@@ -169,6 +169,13 @@ def test_the_responder_comes_back_with_its_sockets_whatever_ended_it():
     assert "StartLimitIntervalSec=0" in text
 
 
+def test_the_responder_is_not_gone_for_long_when_it_is_replaced():
+    """Its successor starts when it has ended: until then questions wait in the sockets."""
+    unit = service(SYSTEMD / UNITS[2])
+    (seconds,) = re.findall(r"--drain-seconds (\d+)", unit["ExecStart"])
+    assert int(seconds) < int(unit["TimeoutStopSec"]) <= 5
+
+
 def test_the_responder_keeps_what_it_knows_where_only_it_may_read():
     unit = service(SYSTEMD / UNITS[2])
     (folder,) = re.findall(r"--state-dir (\S+)", unit["ExecStart"])
