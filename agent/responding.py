@@ -42,6 +42,7 @@ LOG = logging.getLogger(__name__)
 
 REASON: Final = "responder"  # why the loop is woken
 HELLO_SECONDS: Final = 10.0  # that a process which has just been started may take to answer
+GREET_SECONDS: Final = 5.0  # that one which an earlier agent has started may take
 PING_SECONDS: Final = 5.0  # between two looks whether it still answers, and for the answer
 SHORT_LIFE: Final = 10.0  # seconds; one that ends sooner is the less often started again
 FIRST_REST, LONGEST_REST = 0.1, 10.0  # seconds between two attempts
@@ -275,7 +276,7 @@ class Responding:
         One that does not answer is killed if it is *alone*: then it is the last that was started.
         """
         try:
-            return ResponderClient(path, HELLO_SECONDS)
+            return ResponderClient(path, GREET_SECONDS)
         except ResponderSilentError as err:
             if alone:
                 LOG.error("%s: it is killed", err)

@@ -344,7 +344,7 @@ def test_one_that_hangs_is_killed_and_started_again(host, network, monkeypatch):
 
 
 def test_one_that_an_earlier_agent_has_left_hanging_is_killed(host, network, monkeypatch):
-    monkeypatch.setattr("agent.responding.HELLO_SECONDS", 1.5 * slowness())
+    monkeypatch.setattr("agent.responding.GREET_SECONDS", 0.5)
     agent = host.agent().settle()
     pid = agent.pid()
     agent.stop()
