@@ -49,6 +49,7 @@ class DeviceVisit:
             table = self._table(space)
             if table is not None:
                 found.update((device_key(space, device.name), device) for device in table.ours())
+                self._leave(space)  # a process may have fewer descriptors than there are namespaces
         return found
 
     def find(self, keys: Iterable[Key]) -> dict[Key, Device]:
@@ -106,6 +107,12 @@ class DeviceVisit:
             names.update(((space, each.index), each.name) for each in self.table(space).find(indexes=numbers))
         found = ((key, names.get((split_key(key)[0], index or 0))) for key, index in indexes.items())
         return {key: name for key, name in found if name is not None}
+
+    def _leave(self, space: str) -> None:
+        """Close a namespace; it is opened again if it is asked for."""
+        table = self._tables.pop(space)
+        if table is not None:
+            table.close()
 
     def _table(self, space: str) -> DeviceTable | None:
         if space not in self._tables:
