@@ -31,16 +31,14 @@ class Allowance:
         """Count one connection less."""
         self.connections -= 1
 
-    def take(self, limits: Limits, now: float) -> float:
-        """Take a request off the allowance; return 0, or the seconds to wait if there is none left."""
+    def take(self, limits: Limits, now: float, cost: float = 1.0) -> float:
+        """Take *cost* requests off the allowance; return 0, or the seconds to wait if so many are not left."""
         if limits.rate <= 0:
             return 0.0
         most = float(max(1, limits.burst))
+        cost = min(cost, most)
         tokens = most if self._tokens is None else self._tokens + max(0.0, now - self._since) * limits.rate
         tokens = min(most, tokens)
         self._since = now
-        if tokens >= 1.0:
-            self._tokens = tokens - 1.0
-            return 0.0
-        self._tokens = tokens
-        return (1.0 - tokens) / limits.rate
+        self._tokens = tokens - cost if tokens >= cost else tokens
+        return 0.0 if tokens >= cost else (cost - tokens) / limits.rate

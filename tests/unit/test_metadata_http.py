@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import time
 import tracemalloc
 from dataclasses import replace
 
@@ -11,7 +12,7 @@ import pytest
 from agent.metadata.allowance import Allowance
 from agent.metadata.data import Limits, ServiceData
 from agent.metadata.events import Send
-from tests.unit.metadata_client import CONTENT, PORT, SERVICE, Client, read_reply, request
+from tests.unit.metadata_client import CONTENT, NOVA_PORT, PORT, SERVICE, Client, read_reply, request
 
 ID = "/latest/meta-data/instance-id"
 OK = PORT.instance_id.encode()
@@ -129,14 +130,10 @@ class TestBodies:
         assert read_reply(client.say(b"1f5\r\n" + bytes(501)))[0].status == 413
         assert client.lingers
 
-    def test_one_that_is_all_chunk_headers_is_cut_off(self):
-        client = Client(service=limited(body=1 << 16))
-        client.say(request(ID, headers=["Transfer-Encoding: chunked"]))
-        chunk = b"1;" + b"x" * 8000 + b"\r\n.\r\n"
-        heard = b""
-        for _ in range(100):
-            heard = heard or client.say(chunk)
-        assert read_reply(heard)[0].status == 413
+    @pytest.mark.parametrize("chunk", [b"1;" + b"x" * 200 + b"\r\n.\r\n", b"1\r\n.\r\n"])
+    def test_one_that_is_all_chunk_headers_is_cut_off(self, chunk):
+        octets = request(ID, headers=["Transfer-Encoding: chunked"]) + chunk * 1100
+        assert read_reply(Client().say(octets, 5000))[0].status == 413
 
     def test_a_client_that_asks_first_is_told_to_go_on(self):
         client = Client()
@@ -168,6 +165,8 @@ class TestRefused:
             (b"GET / HTTP/1.1\r\nHost: a\r\nX: b\r\n c\r\n\r\n", 400),
             (b"GET / HTTP/1.1\r\n Host: a\r\n\r\n", 400),
             (b"GET / HTTP/1.1\r\nHost: a\r\nX: \0\r\n\r\n", 400),
+            (b"GET / HTTP/1.1\r\nHost: a\r\nX: a\x01b\r\n\r\n", 400),
+            (b"GET / HTTP/1.1\r\nHost: a\r\nX: \x7f\r\n\r\n", 400),
             (b"GET / HTTP/1.1\r\nHost : a\r\n\r\n", 400),
             (b"GET / HTTP/1.1\r\nHost: a\r\n: b\r\n\r\n", 400),
             (b"GET / HTTP/2.0\r\nHost: a\r\n\r\n", 505),
@@ -342,6 +341,46 @@ class TestRate:
         assert [allowance.connect(limits) for _ in range(3)] == [True, True, False]
         allowance.disconnect()
         assert allowance.connect(limits)
+
+
+class TestCost:
+    """What one request may cost the processor, which all ports share."""
+
+    @pytest.mark.parametrize(
+        "octets",
+        [
+            request("/x", headers=["Content-Length: a" + " " * 15800 + "b"]),
+            request("/x", headers=["Transfer-Encoding: a" + " " * 15800 + "b"]),
+            request("/x", headers=["X:" + " " * 15800 + "\x0b"]),
+            request("/x", headers=["X:" + " \t" * 7900 + "\x0c"]),
+            request("/x", headers=["X: " + "a " * 7900]),
+            request("/x", headers=["X: " + "a " * 7900 + "\x7f"]),
+            request("/x", headers=["a" * 15800]),
+            request("/x", headers=["Connection: " + "," * 15800]),
+            request("/" + "a/" * 1000),
+            request("/" + "%41" * 680),
+            request("/x", "POST", ["Transfer-Encoding: chunked"]) + b"1\r\nx\r\n" * 40000,
+            request("/x", "POST", ["Transfer-Encoding: chunked"]) + b"0\r\nX:" + b" " * 15800 + b"\x0b\r\n\r\n",
+            request("/x", "POST", ["Transfer-Encoding: chunked"]) + b"1" + b" " * 65000,
+        ],
+    )
+    @pytest.mark.parametrize("port", [PORT, NOVA_PORT])
+    def test_no_request_takes_long(self, octets, port):
+        """A few milliseconds; it was seconds where an expression went back and forth over spaces."""
+        client = Client(port)
+        start = time.thread_time()
+        client.say(octets)
+        assert time.thread_time() - start < 0.2
+
+    def test_a_long_head_counts_as_more_than_one_request(self):
+        client = Client(service=limited(rate=1, burst=10))
+        long = ["X: " + "y" * 15000]
+        assert [client.get(ID, headers=long).status for _ in range(2)] == [200, 429]
+        assert client.get(ID).status == 200  # there was a little left
+
+    def test_but_never_as_more_than_there_can_be(self):
+        client = Client(service=limited(rate=1, burst=2))
+        assert client.get(ID, headers=["X: " + "y" * 15000]).status == 200
 
 
 class TestMemory:

@@ -92,9 +92,9 @@ def test_what_says_which_answer_is_wanted_goes_along():
     assert client.nova.headers == SIGNED | {"accept": "text/plain", "user-agent": "Cloud-Init/22.4.2"}
 
 
-def test_control_characters_do_not():
+def test_what_is_not_plain_text_does_not():
     client = Client(NOVA_PORT)
-    client.get(ID, headers=["User-Agent: a\x01X-Instance-ID: evil", "Accept: \xff"])
+    client.get(ID, headers=["User-Agent: \x85evil", "Accept: \xff"])
     assert client.nova.headers == SIGNED
 
 
@@ -117,7 +117,7 @@ def test_the_path_is_said_in_one_way_only():
     [
         request("/openstack/latest/password", "POST", body=b"secret password"),
         request("/openstack/latest/password", "POST", ["Transfer-Encoding: chunked"])
-        + b"6\r\nsecret\r\n9;x=y\r\n password\r\n0\r\nX-Instance-ID: evil\r\n\r\n",
+        + b"6\r\nsecret\r\n9;x=y\r\n password\r\n0\r\n\r\n",
     ],
 )
 def test_a_body_is_framed_anew(octets):
