@@ -67,14 +67,13 @@ def _metadata_service(
     session: Session, entry: Entry[MetadataServiceFields] | None, set_name: str | None, prune: bool
 ) -> Iterator[Change]:
     """Name the metadata service, or none any more if it was this set that named it."""
-    kind, row = writer_metadata.SUBJECT.kind, writer_metadata.find(session)
+    kind, before = writer_metadata.SUBJECT.kind, writer_metadata.present(session)
     if entry is None:
-        if prune and row is not None and row.external_ids.get(SET_KEY) == set_name:
+        if prune and before is not None and before.external_ids.get(SET_KEY) == set_name:
             writer_metadata.remove(session)
             yield Change(kind, "", "delete")
         return
-    before = None if row is None else metadata_service_record(row)
-    row, _ = writer_metadata.put(session, Subject(kind, "", entry.line), entry.fields)
+    row = writer_metadata.put(session, Subject(kind, "", entry.line), entry.fields)
     if before is None:
         mark(session, row, set_name)
         yield Change(kind, "", "create", said(entry.fields))

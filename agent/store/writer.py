@@ -56,7 +56,7 @@ from agent.store.records import (
 from agent.store.writer_kinds import Kind
 from agent.store.writer_session import Session
 from agent.store.writer_transaction import read, rehearse, write
-from agent.store.writer_view import TABLES, Row, View
+from agent.store.writer_view import TABLES, View
 
 R = TypeVar("R")
 
@@ -269,26 +269,25 @@ class Writer:
 
     def get_host(self, ref: str) -> HostRecord:
         """Return one host and how far it is."""
-        return self.read(lambda view: _host(view, ref))
+        return self.read(lambda view: writer_records.find_host_record(view, ref))
 
     def list_hosts(self) -> list[HostRecord]:
         """Return all hosts by name, also those that have only reported."""
-        return self.read(_hosts)
+        return self.read(writer_records.host_records)
 
     # Metadata
 
     def get_metadata_service(self) -> MetadataServiceRecord | None:
         """Return the metadata service, None if the store names none."""
-        return self.read(lambda view: (row := writer_metadata.find(view)) and _metadata_service(row))
+        return self.read(writer_metadata.present)
 
     def set_metadata_service(self, fields: MetadataServiceFields) -> Written[MetadataServiceRecord]:
         """Name the metadata service, or change the given fields of the one that is named."""
-        subject = writer_metadata.SUBJECT
-        return self.write(lambda session: _metadata_service(writer_metadata.put(session, subject, fields)[0]))
+        return self.write(lambda session: writer_metadata.named(session, fields))
 
     def unset_metadata_service(self) -> Written[MetadataServiceRecord | None]:
         """Name no metadata service any more; the result is the one that there was."""
-        return self.write(_unset_metadata_service)
+        return self.write(writer_metadata.unset)
 
     # The store as a whole
 
@@ -398,33 +397,3 @@ class Writer:
             return [record(view, row) for row in rows]
 
         return self.read(look)
-
-
-def _metadata_service(row: Row) -> MetadataServiceRecord:
-    return writer_records.metadata_service_record(row)
-
-
-def _unset_metadata_service(session: Session) -> MetadataServiceRecord | None:
-    row = writer_metadata.find(session)
-    record = None if row is None else _metadata_service(row)
-    writer_metadata.remove(session)
-    return record
-
-
-def _host(view: View, ref: str) -> HostRecord:
-    status = view.host_status(ref)
-    if status is not None and not view.named("host", ref):
-        return writer_records.unannounced_host_record(status)
-    return writer_records.host_record(view, view.find("host", ref))
-
-
-def _hosts(view: View) -> list[HostRecord]:
-    rows = view.rows("Host")
-    announced = {row.name for row in rows}
-    records = [writer_records.host_record(view, row) for row in rows]
-    records += [
-        writer_records.unannounced_host_record(status)
-        for status in view.rows("Host_Status")
-        if status.host not in announced
-    ]
-    return sorted(records, key=lambda record: record.name)

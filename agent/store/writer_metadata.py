@@ -6,8 +6,10 @@ from __future__ import annotations
 from agent.core.model import MetadataService
 from agent.store import service_values, validate
 from agent.store.document import MetadataServiceFields, Unset, or_default
+from agent.store.records import MetadataServiceRecord
 from agent.store.validate import Subject
 from agent.store.validate_services import value
+from agent.store.writer_records import metadata_service_record
 from agent.store.writer_session import Column, Session, keep_our_ids
 from agent.store.writer_view import Row, View, scalar
 
@@ -23,8 +25,26 @@ def find(view: View) -> Row | None:
     return next(iter(view.tables[TABLE].rows.values()), None)
 
 
-def put(session: Session, subject: Subject, fields: MetadataServiceFields) -> tuple[Row, bool]:
-    """Name the metadata service, or change the given fields of the one that is named; tell whether that changed it.
+def present(view: View) -> MetadataServiceRecord | None:
+    """Return the metadata service, None if there is none."""
+    row = find(view)
+    return None if row is None else metadata_service_record(row)
+
+
+def named(session: Session, fields: MetadataServiceFields) -> MetadataServiceRecord:
+    """Name the metadata service as ``put`` does and return it."""
+    return metadata_service_record(put(session, SUBJECT, fields))
+
+
+def unset(session: Session) -> MetadataServiceRecord | None:
+    """Name no metadata service any more; return the one that there was."""
+    record = present(session)
+    remove(session)
+    return record
+
+
+def put(session: Session, subject: Subject, fields: MetadataServiceFields) -> Row:
+    """Name the metadata service, or change the given fields of the one that is named.
 
     What is not given stays, or has its default in a new one.
     """
@@ -34,24 +54,22 @@ def put(session: Session, subject: Subject, fields: MetadataServiceFields) -> tu
     if row is None:
         row = session.insert(TABLE, None, external_ids=ids, **wanted)
         _touch_hosts(session)
-        return row, True
+        return row
     if row._data is not None:
         session.verify(row, *wanted)  # they must fit each other
     if not isinstance(fields.external_ids, Unset):
         session.update(row, external_ids=keep_our_ids(row, ids))
-    changed = session.update(row, **wanted)
-    if changed:
+    if session.update(row, **wanted):
         _touch_hosts(session)
-    return row, changed
+    return row
 
 
-def remove(session: Session) -> Row | None:
-    """Name no metadata service any more; return the row that there was."""
+def remove(session: Session) -> None:
+    """Name no metadata service any more."""
     row = find(session)
     if row is not None:
         session.delete(row)
         _touch_hosts(session)
-    return row
 
 
 def _touch_hosts(session: Session) -> None:
@@ -59,16 +77,16 @@ def _touch_hosts(session: Session) -> None:
 
 
 def _wanted(subject: Subject, row: Row | None, fields: MetadataServiceFields) -> dict[str, Column]:
-    def present(column: str) -> str:
+    def before(column: str) -> str:
         return "" if row is None else getattr(row, column)
 
     files = {
         column: value(
-            subject, column, service_values.file_path, or_default(getattr(fields, column), present(column)) or ""
+            subject, column, service_values.file_path, or_default(getattr(fields, column), before(column)) or ""
         )
         for column in _FILES
     }
-    url = or_default(fields.url, present("url"))
+    url = or_default(fields.url, before("url"))
     if not url:
         raise subject.error("url is required (http://HOST[:PORT] or https://HOST[:PORT])")
     url = value(subject, "url", service_values.service_url, url)

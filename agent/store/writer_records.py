@@ -237,6 +237,24 @@ def unannounced_host_record(status: Row) -> HostRecord:
     )
 
 
+def find_host_record(view: View, ref: str) -> HostRecord:
+    """Return one host, also one that has only reported."""
+    status = view.host_status(ref)
+    if status is not None and not view.named("host", ref):
+        return unannounced_host_record(status)
+    return host_record(view, view.find("host", ref))
+
+
+def host_records(view: View) -> list[HostRecord]:
+    """Return all hosts by name, also those that have only reported."""
+    rows = view.rows("Host")
+    announced = {row.name for row in rows}
+    records = [host_record(view, row) for row in rows]
+    reported = (status for status in view.rows("Host_Status") if status.host not in announced)
+    records += [unannounced_host_record(status) for status in reported]
+    return sorted(records, key=lambda record: record.name)
+
+
 def metadata_service_record(row: Row) -> MetadataServiceRecord:
     """Return the metadata service."""
     return MetadataServiceRecord(

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from agent.core.errors import InputError
-from agent.core.service_identity import SERVER_MAC
+from agent.core.service_identity import METADATA_MAC, ROUTER_MAC, SERVER_MAC, identity_mac
 from agent.store import ipam
 from agent.store.document import (
     Document,
@@ -172,6 +172,19 @@ def test_ports_of_a_document_come_before_the_choice_of_servers(writer: Writer) -
     assert not writer.apply(document).changed
 
 
+def test_a_document_may_give_a_port_what_it_takes_from_a_server(writer: Writer) -> None:
+    writer.create_subnet("blue4", subnet())
+    document = Document(
+        subnets=(Entry("blue4", subnet(server_address="10.0.0.3")),),
+        ports=(Entry("vm1", PortFields(network="blue", fixed_ips=(FixedIpRequest("10.0.0.254"),))),),
+    )
+    writer.apply(document)
+    assert served(writer) == "10.0.0.3"
+    back = Document(subnets=(Entry("blue4", subnet(dhcp=False)),), ports=document.ports)
+    writer.apply(back)
+    assert served(writer) is None
+
+
 def test_a_document_that_wants_an_address_twice_is_refused(writer: Writer) -> None:
     document = Document(
         subnets=(Entry("blue4", subnet(server_address="10.0.0.9"), line=3),),
@@ -201,7 +214,7 @@ def test_a_subnet_of_an_older_writer_gets_an_address_with_its_next_write(server:
 
 
 def test_ports_cannot_have_the_addresses_that_the_responder_answers_from(writer: Writer) -> None:
-    for mac in (SERVER_MAC, "02:48:50:01:00:07"):
+    for mac in (SERVER_MAC, METADATA_MAC, ROUTER_MAC, identity_mac(7), identity_mac(65535)):
         with pytest.raises(InputError, match=f"port vm1: mac_address {mac} is one of those that Hostplane itself"):
             writer.create_port("vm1", PortFields(network="blue", mac_address=mac))
 
