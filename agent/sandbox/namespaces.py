@@ -9,7 +9,8 @@ process that we did not start cannot be there.
 
 In the mount namespace ``/run/netns`` is a folder of the sandbox, so that a host's
 own ``ip netns`` shows its instances and nobody else's, and ``/sys`` shows the
-host's own devices.
+host's own devices.  What is written below ``/etc`` and ``/var/lib`` stays in the
+sandbox: DHCP clients of instances write name servers and leases there.
 """
 
 from __future__ import annotations
@@ -32,12 +33,16 @@ NsIdentity = tuple[int, int]  # device and inode of a namespace, as stat(2) give
 
 SWEEP_TIMEOUT = 15.0  # seconds for all processes of a sandbox to end
 
-# Runs inside the new namespaces.  $1 is what becomes /run/netns.  It ends with its standard
-# input: when the pins are mounted, or when we have died before that.
+# Runs inside the new namespaces.  $1 is what becomes /run/netns, $2 is for what is written
+# to folders of the machine.  It ends with its standard input: when the pins are mounted, or when we have died before that.
 _SET_UP = """
 mkdir -p /run/netns
 mount --bind "$1" /run/netns
 mount -t sysfs sysfs /sys
+for folder in /etc /var/lib; do
+    mkdir -p "$2$folder" "$2/work$folder"
+    mount -t overlay -o "lowerdir=$folder,upperdir=$2$folder,workdir=$2/work$folder" overlay "$folder"
+done
 ip link set lo up
 echo ready
 read -r _ || exit 0
@@ -61,8 +66,9 @@ class Namespaces:
     def create(self, owner: str, netns_folder: Path) -> None:
         """Make the network and mount namespace of *owner*, with loopback up."""
         netns_folder.mkdir(parents=True, exist_ok=True)
+        written = netns_folder.parent / "written"
         argv = ["unshare", "--net", "--mount", "--propagation", "private"]
-        argv += ["sh", "-ec", _SET_UP, "sh", str(netns_folder)]
+        argv += ["sh", "-ec", _SET_UP, "sh", str(netns_folder), str(written)]
         pipe = subprocess.PIPE
         # Not unshare's own way to pin them: its helper waits for ever when unshare is killed.
         with subprocess.Popen(argv, stdin=pipe, stdout=pipe, stderr=subprocess.STDOUT) as process:
