@@ -12,6 +12,7 @@ import ipaddress
 import math
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 from agent.core.errors import InputError
@@ -99,8 +100,13 @@ def check_options(options: Iterable[tuple[str, str]]) -> None:
             seen[key] = name
 
 
-def _option_keys(name: str, value: str) -> Iterable[tuple[object, ...]]:
-    """Yield which option this is, and for which clients; raise InputError."""
+@lru_cache(maxsize=1024)  # many ports say the same
+def _option_keys(name: str, value: str) -> tuple[tuple[object, ...], ...]:
+    """Return which option this is, and for which clients; raise InputError."""
+    return tuple(_read_option(name, value))
+
+
+def _read_option(name: str, value: str) -> Iterable[tuple[object, ...]]:
     if "\0" in value:
         raise InputError(f"dhcp option {name}: a value cannot hold the character 0; write it as 0x00...")
     if any(part.strip().startswith(OPTION6) for part in name.split(",")):
