@@ -42,8 +42,9 @@ _SETTINGS = (
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """An instance that asks: its port and the port's addresses."""
+    """An instance that asks: what Nova calls it, its port and the port's addresses."""
 
+    instance: str
     port: str
     mac: str
     address: str

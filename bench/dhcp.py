@@ -41,6 +41,7 @@ PLUGS = 10
 PAUSE = 0.005  # seconds between two questions of an instance that waits for its first answer
 PATIENCE = 20.0  # seconds
 SETTLE, QUICK_SETTLE = 3.0, 0.2  # seconds before memory is looked at
+STAY = 0.5  # seconds; what is there no longer is a command that the agent runs
 NOT_OURS = ("ovsdb-server", "ovs-vswitchd")
 
 
@@ -142,10 +143,12 @@ def footprint(networks: int, ports: int, options: Options) -> list[Figure]:
 
 
 def _ours(host: SimulatedHost) -> list[int]:
-    """Return all processes of *host* but Open vSwitch's, whoever started them."""
+    """Return all processes of *host* that stay but Open vSwitch's, whoever started them."""
     running = host.processes()
     others = {running[name].pid for name in NOT_OURS}
-    return [pid for pid in companions(running["agent"].pid) if pid not in others]
+    before = companions(running["agent"].pid)
+    time.sleep(STAY)
+    return sorted(before & companions(running["agent"].pid) - others)
 
 
 def _wait_ready(process: subprocess.Popen[str]) -> None:

@@ -43,7 +43,7 @@ def from_store(labs: Sequence[ServiceLab], repeats: int) -> list[Figure]:
     series = [Series() for _ in labs]
     for _ in range(repeats):
         for here, found in zip(labs, series, strict=True):
-            found.take("store", _ask(here.space, here.clients, ports=True, keep_alive=True))
+            found.take("store", _ask(here.space, here.clients, by_name=True, keep_alive=True))
     none = Series()
     return [
         figure
@@ -64,7 +64,7 @@ def from_nova(one: ServiceLab, many: ServiceLab, repeats: int) -> list[Figure]:
     for _ in range(repeats):
         for (what, kind), found in series.items():
             space, clients = turns[what]
-            found.take(what, _ask(space, clients, ports=what != "haproxy", keep_alive=kind == KEPT))
+            found.take(what, _ask(space, clients, by_name=what != "haproxy", keep_alive=kind == KEPT))
     return [
         figure
         for what, here in (("one", one), ("many", many))
@@ -80,12 +80,11 @@ def use_nova(here: ServiceLab) -> None:
     secret.write_text(SECRET)
     service = MetadataServiceFields(url=URL, secret_file=str(secret))
     with Writer.connect([here.place.sandbox.paths.store_address]) as writer:
-        writer.apply(Document(metadata_service=Entry("nova", service)))
-    here.place.wait_idle()
+        writer.wait_applied(writer.apply(Document(metadata_service=Entry("nova", service))))
 
 
-def _ask(space: ClientSpace, clients: Sequence[Client], *, ports: bool, keep_alive: bool) -> Mapping[str, Any]:
-    """Have all *clients* ask; an answer is right if it names the client's port, or else its address."""
-    instances = [{**each.as_json(), "expect": each.port if ports else each.address} for each in clients]
+def _ask(space: ClientSpace, clients: Sequence[Client], *, by_name: bool, keep_alive: bool) -> Mapping[str, Any]:
+    """Have all *clients* ask; an answer is right if it has the instance's name, or else its address."""
+    instances = [{**each.as_json(), "expect": each.instance if by_name else each.address} for each in clients]
     order = {"path": PATH, "count": EACH * len(clients), "outstanding": OUTSTANDING, "keep_alive": keep_alive}
     return space.ask("http_load", {**order, "instances": instances})

@@ -38,10 +38,11 @@ def cpu_seconds(pid: int) -> float:
     return sum(map(int, fields[_CPU_FIELDS])) / os.sysconf("SC_CLK_TCK")
 
 
-def companions(pid: int) -> list[int]:
+def companions(pid: int) -> set[int]:
     """Return all processes that share the mount namespace of *pid*, itself included."""
     ours = _mount_namespace(str(pid))
-    return [int(each) for each in os.listdir("/proc") if each.isdigit() and _mount_namespace(each) == ours]  # noqa: PTH208
+    pids = (each for each in os.listdir("/proc") if each.isdigit())  # noqa: PTH208
+    return {int(each) for each in pids if _mount_namespace(each) == ours}
 
 
 def _mount_namespace(pid: str) -> str | None:

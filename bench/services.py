@@ -46,6 +46,7 @@ class ServiceLab:
         first = self.names
         self.names += max(count, networks)
         names = [f"net{first + number}" for number in range(networks)]
+        instances = [f"instance{first + number}" for number in range(count)]
         document = Document(
             networks=tuple(Entry(name, NetworkFields(type="vxlan")) for name in names),
             subnets=tuple(
@@ -55,9 +56,11 @@ class ServiceLab:
             ports=tuple(
                 Entry(
                     f"asks{first + number}",
-                    PortFields(network=names[number % networks] if networks else NETWORK, host=host),
+                    PortFields(
+                        network=names[number % networks] if networks else NETWORK, host=host, device_id=instance
+                    ),
                 )
-                for number in range(count)
+                for number, instance in enumerate(instances)
             ),
         )
         wanted = [entry.name for entry in document.ports]
@@ -65,7 +68,7 @@ class ServiceLab:
             writer.apply(document)
             made = {port.name: port for port in writer.list_ports()}
         found = [made[name] for name in wanted]
-        clients = [Client(port.id, port.mac_address, port.fixed_ips[0].address) for port in found]
+        clients = [Client(port.device_id, port.id, port.mac_address, port.fixed_ips[0].address) for port in found]
         self.space.add(clients)
         return clients
 
