@@ -23,6 +23,7 @@ from agent.core.model import (
     Host,
     HostName,
     HostSnapshot,
+    MetadataService,
     Network,
     NetworkId,
     NetworkType,
@@ -77,6 +78,7 @@ class World:
     interfaces: dict[PortId, PluggedInterface] = field(default_factory=dict)
     security_groups: dict[SecurityGroupId, SecurityGroup] = field(default_factory=dict)
     address_chunks: dict[OwnerId, dict[str, AddressChunk]] = field(default_factory=dict)
+    metadata_service: MetadataService | None = None
     allocations: Allocations = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -190,6 +192,7 @@ class World:
             hosts=dict(self.hosts),
             security_groups=dict(self.security_groups),
             address_chunks=dict(self.address_chunks),
+            metadata_service=self.metadata_service,
         )
 
     def switch(self) -> SwitchView:
