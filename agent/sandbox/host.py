@@ -89,7 +89,7 @@ socket = {self.paths.agent_socket}
             record.stop(kill=kill)
 
     def restart_responder(self, *, kill: bool = False) -> None:
-        """End the responder; return when the one that the agent starts instead accepts connections.
+        """End the responder; return when the one that the agent starts instead answers.
 
         Ended with SIGTERM it may go on with open requests meanwhile.  ApplyError when none
         runs, or when no other one comes: without the agent nobody starts it.
@@ -101,9 +101,9 @@ socket = {self.paths.agent_socket}
 
         def is_replaced() -> bool:
             now = self.responders()
-            return bool(now) and now[0] not in before and responder.accepts(self.paths.run)
+            return bool(now) and now[0] not in before and responder.answers(self.paths.run)
 
-        wait_until(f"{self.name}: another responder serves", is_replaced, responder.RESTART_TIMEOUT)
+        wait_until(f"{self.name}: another responder answers", is_replaced, responder.RESTART_TIMEOUT)
 
     def responders(self) -> list[ProcessRecord]:
         """Return the host's responders that run, the one that serves first."""

@@ -34,7 +34,8 @@ NsIdentity = tuple[int, int]  # device and inode of a namespace, as stat(2) give
 SWEEP_TIMEOUT = 15.0  # seconds for all processes of a sandbox to end
 
 # Runs inside the new namespaces.  $1 is what becomes /run/netns, $2 is for what is written
-# to folders of the machine.  It ends with its standard input: when the pins are mounted, or when we have died before that.
+# to folders of the machine.  It ends with its standard input: when the pins are mounted,
+# or when we have died before that.
 _SET_UP = """
 mkdir -p /run/netns
 mount --bind "$1" /run/netns

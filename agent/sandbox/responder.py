@@ -13,7 +13,8 @@ import os
 import socket
 from pathlib import Path
 
-from agent.responder.protocol import SOCKET_NAME
+from agent import __version__
+from agent.responder.protocol import PROTOCOL, SOCKET_NAME, encode
 from agent.sandbox.process import ProcessRecord, start_time
 
 RESPONDER = "responder"
@@ -37,12 +38,13 @@ def find(namespace: Path) -> list[ProcessRecord]:
     return sorted(found, key=lambda record: (record.start_time, record.pid), reverse=True)
 
 
-def accepts(run_dir: Path) -> bool:
-    """Tell whether a responder accepts connections in an agent's ``run_dir``."""
+def answers(run_dir: Path) -> bool:
+    """Tell whether a responder answers what an agent says first, on the socket in its ``run_dir``."""
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(_ANSWER_TIMEOUT)
         connection.connect(str(run_dir / SOCKET_NAME))
-        return True
+        connection.sendall(encode({"type": "hello", "protocol": list(PROTOCOL), "version": __version__}))
+        return bool(connection.recv(4096))
     return False
 
 

@@ -11,6 +11,7 @@ import contextlib
 import json
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,7 +75,7 @@ def require(program: str) -> None:
 
 def forget(lab: Lab, instance: str) -> None:
     """Take from an instance the addresses, routes and MTU that it has: it knows its MAC address and no more."""
-    for words in ("address flush dev eth0 scope global", "-6 route flush dev eth0 root default"):
+    for words in ("address flush dev eth0 scope global", "-6 route flush exact default dev eth0"):
         lab.run(instance, "ip", *words.split())
     lab.output(instance, "ip", "link", "set", DEVICE, "mtu", "1500")
 
@@ -134,6 +135,15 @@ class Box:
             return None
         return dict(line.split("=", 1) for line in path.read_text().splitlines() if "=" in line)
 
+    def wait(self, event: str) -> dict[str, str]:
+        """Return what the client tells its script at an event, when it comes to that."""
+        deadline = time.monotonic() + PATIENCE
+        while (told := self.said(event)) is None:
+            log = self.log()[-4000:]
+            assert time.monotonic() < deadline, f"{self._instance}: no {event} within {PATIENCE:g} s; it says:\n{log}"
+            time.sleep(0.02)
+        return told
+
     def log(self) -> str:
         """Return what a daemon has written."""
         path = self.folder / "log"
@@ -167,10 +177,7 @@ def dhclient(
     event = event or {4: "BOUND", 6: "BOUND6"}[version]
     words = [f"-{version}", "-1", "-v", "-d", "-lf", "/tmp/leases", "-pf", "/tmp/pid", "-sf", script, *options, DEVICE]
     with box.running("sh", "-c", 'touch /tmp/leases; exec dhclient "$@"', "dhclient", *words) as root:
-        eventually(lambda: box.said(event) is not None, f"dhclient -{version} in {instance}: {event}", PATIENCE)
-        told = box.said(event)
-        assert told is not None
-        yield told, root
+        yield box.wait(event), root
 
 
 @contextlib.contextmanager
@@ -180,10 +187,7 @@ def dhcpcd(lab: Lab, instance: str, folder: Path) -> Iterator[tuple[dict[str, st
     box = Box(lab, instance, folder)
     script = box.recorder("$reason", "/usr/lib/dhcpcd/dhcpcd-run-hooks")
     with box.running("dhcpcd", "-B", "-6", "-d", "-c", script, DEVICE) as root:
-        eventually(lambda: box.said("BOUND6") is not None, f"dhcpcd in {instance} is bound", PATIENCE)
-        told = box.said("BOUND6")
-        assert told is not None
-        yield told, root
+        yield box.wait("BOUND6"), root
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +207,7 @@ def networkd(lab: Lab, instance: str, folder: Path, *, wanted: Sequence[str]) ->
     start = "mkdir -p -m 755 /run/systemd /etc/systemd/network && cp /tmp/box/*.network /etc/systemd/network/"
     start += f" && exec {NETWORKD}"
     with box.running("sh", "-c", start) as root:
-        index = lab.output(instance, "cat", f"/sys/class/net/{DEVICE}/ifindex").strip()
+        index = lab.output(instance, "ip", "-o", "link", "show", DEVICE).split(":")[0]
 
         def addresses() -> str:
             return lab.output(instance, "ip", "-o", "address", "show", "dev", DEVICE)

@@ -73,7 +73,7 @@ class Http:
         self.link = open_stream(namespace, version, timeout, source)
         host = METADATA4 if version == 4 else f"[{METADATA6}]"
         self._connection = http.client.HTTPConnection(host, timeout=timeout)
-        self._connection.sock = self.link
+        self._connection.sock = self.link.dup()  # which it closes when the other side says so
         self._connection.auto_open = 0  # it would open another one in the test's own namespace
 
     def __enter__(self) -> Self:

@@ -86,7 +86,7 @@ def addresses(lab: Lab, instance: str, version: int = 4) -> list[str]:
 
 def mtu(lab: Lab, instance: str) -> int:
     """Return the MTU of an instance's device."""
-    return int(lab.output(instance, "cat", "/sys/class/net/eth0/mtu"))
+    return int(lab.output(instance, "ip", "-o", "link", "show", "eth0").split(" mtu ")[1].split()[0])
 
 
 def routes(lab: Lab, instance: str, version: int = 4) -> list[str]:

@@ -133,7 +133,7 @@ def test_stateless_dhcpv6_gives_the_resolver_and_the_advertisement_the_address(l
     for state in ("down", "up"):
         lab.output("lean1", "ip", "link", "set", "eth0", state)
     eventually(lambda: addresses(lab, "lean1", 6) == [f"{expected}/64"], "the kernel has its address")
-    with clients.dhclient(lab, "lean1", tmp_path, 6, options=["-S"]) as (told, root):
+    with clients.dhclient(lab, "lean1", tmp_path, 6, event="RENEW6", options=["-S"]) as (told, root):
         assert told["new_dhcp6_name_servers"] == "2001:db8:3::53"
         assert told["new_dhcp6_domain_search"].rstrip(".") == "lean.example.org"
         assert "new_ip6_address" not in told

@@ -162,14 +162,17 @@ def test_while_nova_is_away_it_is_said_at_once_and_its_return_noticed(lab: Lab, 
 
 
 def test_a_slow_nova_delays_only_who_asks_for_it(lab: Lab, nova: Nova) -> None:
+    """Of one port some questions may wait at a time; what is more is refused, so that there is room for others."""
     with ThreadPoolExecutor(20) as pool:
         begun = time.monotonic()
         slow = [pool.submit(ask, lab, "red1", "/slow/1") for _ in range(20)]
         assert ask(lab, "blue1", "/latest/meta-data/instance-id").status == 200
         assert ask(lab, "own", "/latest/meta-data/instance-id").status == 200
         assert time.monotonic() - begun < 0.9
-        assert {answer.result().status for answer in slow} == {200}
-        assert time.monotonic() - begun < 4
+        codes = [answer.result().status for answer in slow]
+    assert set(codes) <= {200, 503}
+    assert codes.count(200) >= 4
+    assert time.monotonic() - begun < TIMEOUT + 1
 
 
 def test_a_nova_that_never_answers_is_given_up(lab: Lab, nova: Nova) -> None:

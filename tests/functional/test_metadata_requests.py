@@ -26,7 +26,8 @@ from tests.functional.lab import Lab, eventually
 from tests.functional.service_places import ADDRESS4, ADDRESS6, DOCUMENT, route_to_metadata
 
 VERSIONS = pytest.mark.parametrize("version", [4, 6], ids=["IPv4", "IPv6"])
-BIG = (b"#!/bin/sh\n" + bytes(range(32, 127)) * 12000)[: 1 << 20]
+BIG_SIZE = 128 << 10  # octets
+BIG = (b"#!/bin/sh\n" + bytes(range(32, 127)) * 12000)[:BIG_SIZE]
 MIDDLE = b"#cloud-config\n" + b"# \xc3\xa9\n" * 16384
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIBoZsTz7b0CUhnYB0pSG6jA0i1TtlUtCjgZ6oFpyeRyC {}@example.org"
 MORE = f"""
@@ -77,7 +78,7 @@ def test_tenants_with_equal_addresses_have_their_own_over_both_families(lab: Lab
     namespace = namespace_of(lab, port)
     found = get(namespace, "/openstack/latest/meta_data.json", version=version).json()
     identity = FULL[port][0]
-    assert (found["uuid"], found["name"]) == (identity, {"blue1": "web", "red1": "db"}[port])
+    assert (found["uuid"], found["name"]) == (identity, port)
     assert get(namespace, "/latest/meta-data/instance-id", version=version).text == identity
     assert get(namespace, "/latest/meta-data/local-ipv4", version=version).text == ADDRESS4
     key = get(namespace, "/latest/meta-data/public-keys/0/openssh-key", version=version).text
@@ -100,7 +101,7 @@ def test_curl_asks_as_people_do(lab: Lab, host: str) -> None:
 @VERSIONS
 @pytest.mark.parametrize("port", ["blue1", "red1"], ids=["direct", "through a filter"])
 def test_large_user_data_come_whole(lab: Lab, port: str, version: int) -> None:
-    """1 MiB and 80 KiB."""
+    """More than Nova allows, and 80 KiB."""
     for path in ("/openstack/latest/user_data", "/latest/user-data"):
         answer = get(namespace_of(lab, port), path, version=version)
         assert answer.status == 200
@@ -115,7 +116,7 @@ def test_segments_fill_the_networks_mtu_and_no_more(lab: Lab, version: int) -> N
     with lab.capture("blue1") as frames:
         get(namespace_of(lab, "blue1"), "/latest/user-data", version=version)
         end = itertools.count()
-        seen = frames.until(lambda frame: len(frame) > 1000 and next(end) > 100)
+        seen = frames.until(lambda frame: len(frame) > 1000 and next(end) > 50)
     assert max(map(len, seen)) <= 1400 + 14
     assert max(map(len, seen)) >= 1380 + 14
 
