@@ -108,7 +108,7 @@ def _apply(groups: Mapping[str, Group]) -> None:
     for driver in drivers:
         delta = _all_of(driver.name, groups)
         assert driver.apply(delta) == {}
-        assert driver.observe(delta.owners) == delta.creates
+        assert driver.observe() == delta.creates
 
 
 def _all_of(driver: str, groups: Mapping[str, Group]) -> Delta:
