@@ -341,10 +341,12 @@ class Daemon:
         self._note_wiring(up, report, reasons)
         self._announcements.add(up, snapshot)
         parts.reconciler.verify_written()
+        if report.has_written("netns", "links"):  # what was made anew has lost its addresses, and its sockets
+            parts.reconciler.read_back(self._driver("routes"), 0, 1)
+            if parts.responding is not None:
+                parts.reconciler.read_back(parts.responding.driver, 0, 1)
         if parts.filtering is not None and parts.filtering.after_pass(report, parts.reconciler):
             parts.wake.set("judge")
-        if parts.responding is not None:
-            parts.responding.after_pass(parts.reconciler, report)
         if self._observer is not None:
             self._observer.observe_pass(report)
         self._log.items(report.unfinished, report.revision)

@@ -31,7 +31,6 @@ from agent import __version__
 from agent.core.errors import Actor, AgentError, Problem
 from agent.core.plan import Driver
 from agent.core.reconciler import Reconciler
-from agent.core.report import PassReport
 from agent.drivers.responder import ResponderDriver, Target
 from agent.responder.protocol import SOCKET_NAME
 from agent.responder_client import ResponderAwayError, ResponderClient, ResponderSilentError
@@ -125,14 +124,6 @@ class Responding:
         """Have everything handed over to a responder that has just come; what it does not know is no drift."""
         if REASON in reasons:
             reconciler.need_resync([self._driver.name], lost=True)
-
-    def after_pass(self, reconciler: Reconciler, report: PassReport) -> None:
-        """Look at the sockets when devices or namespaces were made anew: then they read nothing any more."""
-        for name in ("netns", "links"):
-            done = report.operations.get(name)
-            if done is not None and done.created + done.updated + done.deleted:
-                reconciler.read_back(self._driver, 0, 1)
-                return
 
     # What anybody may ask.
 
