@@ -11,8 +11,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from agent.core.model import NetworkId, PortId
 from agent.core.plan import ItemRef
 from agent.core.report import HoldState, ItemState, ObjectStatus, Operations, PassReport, PortState
+from agent.core.service_report import ServiceCounts
 from agent.status import answers
-from agent.status.metrics import AgentMetrics
+from agent.status.metrics import SERVICE_COUNTERS, AgentMetrics
 from agent.status.sdnotify import Heartbeat, Notifier
 from agent.status.server import Pages
 from tests.fakes.status_source import FakeSource
@@ -28,6 +29,8 @@ def source():
     done = {"flows": Operations(created=1, failed=1)}
     report = PassReport(7, 1.0, 0.5, resync=True, operations=done, unfinished=unfinished)
     source = FakeSource(known_flows={"table=0,priority=1": "drop"})
+    counted = {name: {tuple((label, "x") for label in labels): 1.0} for name, (_, labels) in SERVICE_COUNTERS.items()}
+    source.service_counters = ServiceCounts(up=True, counters=counted)
     source.current = replace(
         source.current,
         ports={port.id: port},
