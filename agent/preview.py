@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 
 from agent.core.errors import Problem
+from agent.core.items import Served
 from agent.core.model import HostSnapshot
 from agent.core.plan import Delta, Value
 from agent.core.report import HoldState
@@ -39,6 +40,8 @@ def _delta(delta: Delta) -> dict[str, object]:
 
 
 def _value(value: Value) -> object:
+    if isinstance(value, Served):  # what is in it (user data, for instance) is between store and instance
+        return {"digest": value.digest}
     return value if isinstance(value, str) else _plain(asdict(value))
 
 

@@ -125,11 +125,12 @@ class GroupRules:
 class Served:
     """What the responder knows under a key (see ``agent.responder.protocol``); key of the ``responder`` driver.
 
-    ``data`` is JSON text, whose ``digest`` stands for it when items are compared.
+    ``data`` is JSON text, whose ``digest`` stands for it when items are compared, and in logs:
+    there may be passwords in user data.
     """
 
     digest: str
-    data: str = field(default="", compare=False)
+    data: str = field(default="", compare=False, repr=False)
 
 
 class SocketKind(StrEnum):

@@ -3,16 +3,19 @@
 
 from __future__ import annotations
 
+import json
+from base64 import b64encode
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import pytest
 
+from agent import preview
 from agent.core.allocations import Claim
 from agent.core.items import Link, ResponderSocket, Served
 from agent.core.memo import Memo
 from agent.core.model import HostSnapshot, MetadataService, NetworkId, PortId, SwitchView
-from agent.core.plan import Group, ItemRef
+from agent.core.plan import Delta, Group, ItemRef
 from agent.core.service_identity import identity_mac
 from agent.l2.settings import MetadataLimits
 from agent.planner import Planning
@@ -238,3 +241,14 @@ def test_requests_of_equal_addresses_are_told_apart():
     ways = [actions for key, actions in flows.items() if "nw_src=10.0.0.1,nw_dst=169.254.169.254" in key]
     assert len(set(ways)) == 2
     assert mac(1) not in str(ways)
+
+
+def test_what_is_told_to_instances_is_shown_to_nobody_else():
+    world = services_world()
+    world.change_port(1, metadata=(("user_data", "password: hunter2"),))
+    groups, _ = world.groups()
+    creates = {key: each for key, each in items(groups, "responder").items() if isinstance(each, Served)}
+    secret = b64encode(b"password: hunter2").decode()
+    assert any(secret in each.data for each in creates.values())
+    shown = preview.as_json(world.snapshot(), {"responder": Delta(creates=creates)}, (), None)
+    assert secret not in json.dumps(shown) + repr(creates)
