@@ -38,7 +38,7 @@ def _offered(offer: Answer) -> str:
     facts = []
     if text(dhcp, "hostname"):
         facts.append(f"host name {text(dhcp, 'hostname')}")
-    servers = [text(subnet, "server") for subnet in parts(dhcp, "subnets") if text(subnet, "server")]
+    servers = [text(subnet, "server") for subnet in parts(dhcp, "subnets") if "." in text(subnet, "server")]
     if servers:
         facts.append(f"DHCP server {', '.join(servers)}")
     if metadata:

@@ -30,17 +30,13 @@ LEAST_MTU = 1280  # octets, of any IPv6 link
 
 
 def is_served(subnet: SubnetData) -> bool:
-    """Tell whether DHCPv6 is spoken for a subnet: as Neutron has it, also when no mode at all is said."""
-    if not subnet.dhcp or ":" not in subnet.cidr:
-        return False
-    return subnet.address_mode in (STATEFUL, STATELESS) or is_stateful(subnet)
+    """Tell whether DHCPv6 is spoken for a subnet."""
+    return subnet.dhcp and subnet.address_mode in (STATEFUL, STATELESS)
 
 
 def is_stateful(subnet: SubnetData) -> bool:
     """Tell whether DHCPv6 gives the addresses of a subnet."""
-    if not subnet.dhcp or ":" not in subnet.cidr:
-        return False
-    return subnet.address_mode == STATEFUL or (subnet.address_mode is None and subnet.ra_mode is None)
+    return subnet.dhcp and subnet.address_mode == STATEFUL
 
 
 def seconds(port: PortData) -> int:

@@ -319,7 +319,7 @@ def test_who_asks_our_address_is_told_to_ask_the_group(kind):
     [
         (True, "dhcpv6-stateful", "dhcpv6-stateful", "answered"),
         (True, "dhcpv6-stateful", None, "answered"),
-        (True, None, None, "answered"),  # as Neutron serves subnets of before there were modes
+        (True, None, None, "not-served"),  # the business of a router outside
         (True, "dhcpv6-stateless", "dhcpv6-stateless", "no-address"),
         (True, "dhcpv6-stateless", None, "no-address"),
         (True, "slaac", "slaac", "not-served"),
