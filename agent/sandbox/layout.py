@@ -22,6 +22,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from agent.core import service_identity
 from agent.core.errors import InputError
 
 ROOT = Path("/run/hostplane-sandbox")
@@ -29,6 +30,7 @@ DEFAULT_NAME = "default"
 MAX_HOSTS = 200
 PHYSICAL_NETWORKS = ("physnet1", "external")
 UNDERLAY = "underlay"
+AGENT_NAMESPACES = frozenset((service_identity.NAMESPACE,))  # that are no instances
 TUNNEL_BRIDGE = "br-phy"
 UPLINK = "uplink"
 UNDERLAY_NETWORK = ipaddress.IPv4Network("198.18.0.0/15")  # set aside for tests of network devices (RFC 2544)
@@ -177,5 +179,7 @@ def check_instance_name(name: str, hosts: tuple[str, ...]) -> None:
     """Raise InputError unless an instance may be called *name* beside these hosts."""
     if name in hosts:
         raise InputError(f"port {name}: name: a host of the sandbox is called so; give the port another name")
+    if name in AGENT_NAMESPACES:
+        raise InputError(f"port {name}: name: the agent has a namespace called so; give the port another name")
     if name in (".", "..") or not _INSTANCE_NAME.fullmatch(name):
         raise InputError(f"port {name}: name: cannot be the name of a namespace (letters, digits, and _.:@+- inside)")

@@ -44,7 +44,7 @@ def ping_all(sandbox: Sandbox, asks: Iterable[tuple[str, str]], seconds: float =
         for host in sandbox.hosts:
             order = {
                 "key": key,
-                "instances": host.namespaces(),
+                "instances": host.instances(),
                 "asks": [(number, *ask) for number, ask in numbered if hosts[ask[0]] is host],
                 "seconds": seconds,
             }

@@ -68,7 +68,7 @@ def _host(host: SimulatedHost) -> tuple[Json, list[Json]]:
         "desired_revision": _number(answer.get("desired_revision")),
         "applied_revision": _number(answer.get("applied_revision")),
     }
-    return values, [_instance(host, name, ports.get(name, {})) for name in host.namespaces()]
+    return values, [_instance(host, name, ports.get(name, {})) for name in host.instances()]
 
 
 def _instance(host: SimulatedHost, name: str, port: Mapping[str, Value]) -> Json:
