@@ -139,7 +139,7 @@ class ClientConnection:
         if request.wait:
             return answers.too_many(request.wait)
         head = request.head
-        if head.http_version[:1] != b"1":
+        if head.http_version not in (b"1.0", b"1.1"):
             raise RequestError(505, "HTTP/1.1 is spoken here")
         body = b"" if request.body is None else bytes(request.body.octets)
         asked = Asked(head.method, head.target, tuple(head.headers), body)

@@ -141,7 +141,7 @@ def mutate(octets: bytes, other: bytes, rng: random.Random) -> bytes:
     return bytes(found)
 
 
-_LINE = re.compile(rb"([-!#$%&'*+.^_`|~0-9A-Za-z]+) ([!-~]+) HTTP/1\.([0-9])")
+_LINE = re.compile(rb"([-!#$%&'*+.^_`|~0-9A-Za-z]+) ([!-~]+) HTTP/1\.([01])")
 _FIELD = re.compile(rb"([-!#$%&'*+.^_`|~0-9A-Za-z]+):([^\0-\x08\n-\x1f\x7f]*)")
 _CHUNK = re.compile(rb"([0-9A-Fa-f]{1,20})(?:;[\t -~]*)?\r\n")
 

@@ -171,6 +171,7 @@ class TestRefused:
             (b"GET / HTTP/1.1\r\nHost: a\r\n: b\r\n\r\n", 400),
             (b"GET / HTTP/2.0\r\nHost: a\r\n\r\n", 505),
             (b"GET / HTTP/0.9\r\nHost: a\r\n\r\n", 505),
+            (b"GET / HTTP/1.5\r\n\r\n", 505),
             (b"GET /\r\n\r\n", 400),
             (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505),
             (request("http://169.254.169.254/latest"), 400),
