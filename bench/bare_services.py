@@ -93,7 +93,9 @@ class BareServices:
         self._switch.add_named_flows(flows)
 
     def start_dnsmasq(self, clients: Sequence[Client]) -> None:
-        """Start dnsmasq, as one that serves one network; return when it listens."""
+        """Start dnsmasq, as one that serves one network, unless it runs; return when it listens."""
+        if "dnsmasq" in self._processes:
+            return
         hosts = self.folder / "dnsmasq.hosts"
         hosts.write_text(
             "".join(f"{each.mac},host-{each.address.replace('.', '-')},{each.address}\n" for each in clients)

@@ -23,7 +23,7 @@ from bench.clients import Client, ClientSpace
 from bench.figures import Figure, Result
 from bench.nova import SECRET, URL, NovaStandIn
 from bench.options import Options
-from bench.services import EACH, OUTSTANDING, Series, ServiceLab, bare_services, service_lab, sizes
+from bench.services import EACH, OUTSTANDING, Series, ServiceLab, service_lab, sizes
 
 NAME = "metadata"
 PATH = "/openstack/latest/meta_data.json"
@@ -54,7 +54,7 @@ def from_store(labs: Sequence[ServiceLab], repeats: int) -> list[Figure]:
 
 def from_nova(one: ServiceLab, many: ServiceLab, repeats: int) -> list[Figure]:
     """Measure what Nova is asked, on one network, through haproxy, and on many networks, in turn."""
-    services, there = bare_services(one)
+    services, there = one.bare
     services.start_haproxy(NovaStandIn(one.place.sandbox, one.place.sandbox.hosts[1], unix=True).address)
     for here in (one, many):
         NovaStandIn(here.place.sandbox, here.place.host)

@@ -35,6 +35,20 @@ class ServiceLab:
     space: ClientSpace
     clients: list[Client] = field(default_factory=list)
     names: int = 0
+    _bare: tuple[BareServices, ClientSpace] | None = None
+
+    @property
+    def bare(self) -> tuple[BareServices, ClientSpace]:
+        """What serves the same clients on the host without an agent, nothing of it started yet, and they themselves."""
+        if self._bare is None:
+            host = next(each for each in self.place.sandbox.hosts if each is not self.place.host)
+            space = ClientSpace(self.place.sandbox, host)
+            space.add(self.clients)
+            self.place.bare.make_bridge()
+            services = BareServices(self.place.sandbox, host, self.place.bare, RANGE)
+            services.connect(self.clients)
+            self._bare = services, space
+        return self._bare
 
     @property
     def params(self) -> Params:
@@ -93,18 +107,6 @@ def service_lab(name: str, networks: int, ports: int) -> Iterator[ServiceLab]:
         found.wait_up(found.clients)
         place.wait_idle()
         yield found
-
-
-def bare_services(here: ServiceLab) -> tuple[BareServices, ClientSpace]:
-    """Give the host without an agent what serves the same clients there: nothing is started yet."""
-    place = here.place
-    host = next(each for each in place.sandbox.hosts if each is not place.host)
-    space = ClientSpace(place.sandbox, host)
-    space.add(here.clients)
-    place.bare.make_bridge()
-    services = BareServices(place.sandbox, host, place.bare, RANGE)
-    services.connect(here.clients)
-    return services, space
 
 
 @dataclass(frozen=True, slots=True)
