@@ -250,8 +250,8 @@ class Asking:
         self.asked = 0
         self.answered: Counter[int] = Counter()
         self.fetched = self.failed = 0
-        self._ending = threading.Event()
-        self._threads = [threading.Thread(target=target) for target in (self._ask, self._hear, self._fetch)]
+        self._ending, self._asked_all = threading.Event(), threading.Event()
+        self._threads = [threading.Thread(target=target) for target in (self._ask, self._fetch, self._hear)]
         for thread in self._threads:
             thread.start()
 
@@ -262,7 +262,7 @@ class Asking:
 
     def _hear(self):
         quiet = 0
-        while not self._ending.is_set() or (len(self.answered) < self.asked and quiet < 20):
+        while not self._asked_all.is_set() or (len(self.answered) < self.asked and quiet < 20):
             if not select.select([self._network.wire], [], [], 0.1)[0]:
                 quiet += 1
                 continue
@@ -281,9 +281,11 @@ class Asking:
 
     def end(self):
         self._ending.set()
-        for thread in self._threads:
+        *askers, hearer = self._threads
+        for thread in askers:
             thread.join()
-        return self
+        self._asked_all.set()
+        hearer.join()
 
 
 def test_another_version_is_replaced_and_no_question_is_lost(host, network, monkeypatch):
