@@ -26,7 +26,7 @@ from tests.functional.lab import Lab, eventually
 from tests.functional.service_places import ADDRESS4, ADDRESS6, DOCUMENT, route_to_metadata
 
 VERSIONS = pytest.mark.parametrize("version", [4, 6], ids=["IPv4", "IPv6"])
-BIG_SIZE = 128 << 10  # octets
+BIG_SIZE = 1 << 20  # octets
 BIG = (b"#!/bin/sh\n" + bytes(range(32, 127)) * 12000)[:BIG_SIZE]
 MIDDLE = b"#cloud-config\n" + b"# \xc3\xa9\n" * 16384
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIBoZsTz7b0CUhnYB0pSG6jA0i1TtlUtCjgZ6oFpyeRyC {}@example.org"
