@@ -37,7 +37,7 @@ from agent.filtering import DEVICES_CHANGED, RULES_CHANGED, Filtering
 from agent.l2.pipeline import Table
 from agent.l2.settings import LocalSettings
 from agent.planner import NUMBERED_DRIVERS, Planning
-from agent.port_states import NOT_FOR_PORTS, PortFacts, first_by_object, is_news, port_states
+from agent.port_states import NOT_FOR_PORTS, PortFacts, concerned, first_by_object, is_news, port_states
 from agent.read_back import ReadBack
 from agent.responding import Responding
 from agent.status.sdnotify import Heartbeat
@@ -358,8 +358,7 @@ class Daemon:
         for ref, status in report.unfinished.items():
             owner = reconciler.desired.owner(ref)
             if owner is not None and status.state is not ItemState.PENDING and ref.driver not in NOT_FOR_PORTS:
-                base = owner.split("/", 1)[0]  # a network's flood groups are the network's
-                unfinished.setdefault(base, f"{ref.driver}: {status.message}")
+                unfinished.setdefault(concerned(owner), f"{ref.driver}: {status.message}")
         return PortFacts(
             snapshot,
             view,
@@ -367,6 +366,7 @@ class Daemon:
             reconciler.unusable(),
             reconciler.unusable(LOST_ATTEMPTS),
             first_by_object(self._all_problems()),
+            services=self._local.services,
         )
 
     def _all_problems(self) -> tuple[Problem, ...]:
