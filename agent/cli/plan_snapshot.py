@@ -12,7 +12,7 @@ from itertools import count
 from pathlib import Path
 
 from agent import preview
-from agent.core import naming
+from agent.core import naming, service_identity
 from agent.core.allocations import allocate
 from agent.core.errors import InputError
 from agent.core.memo import Memo
@@ -51,11 +51,11 @@ def _host_of(path: Path) -> HostName:
 
 
 def _settings_of(snapshot: HostSnapshot) -> LocalSettings:
-    """Return the host's settings, as far as it has announced them."""
+    """Return the host's settings, as far as it has announced them; for the rest the defaults of the configuration."""
     host = snapshot.hosts.get(snapshot.host)
     if host is None:
-        return LocalSettings()
-    return LocalSettings(host.tunnel_address, host.encapsulations, host.bridge_mappings)
+        return LocalSettings(services=True)
+    return LocalSettings(host.tunnel_address, host.encapsulations, host.bridge_mappings, services=True)
 
 
 def _imagined_switch(snapshot: HostSnapshot, local: LocalSettings) -> SwitchView:
@@ -64,7 +64,8 @@ def _imagined_switch(snapshot: HostSnapshot, local: LocalSettings) -> SwitchView
         port.id: PluggedInterface(_device(port), port.id, next(numbers))
         for port in sorted(snapshot.ports.values(), key=lambda port: (port.name, port.id))
     }
-    uplinks = [naming.tunnel_port_name(kind) for kind in NetworkType if kind.is_tunnel]
+    uplinks = [service_identity.DHCP_DEVICE, service_identity.METADATA_DEVICE]
+    uplinks += [naming.tunnel_port_name(kind) for kind in NetworkType if kind.is_tunnel]
     uplinks += [naming.patch_port_names(physnet)[0] for physnet in sorted(local.bridge_mappings)]
     return SwitchView(
         connected=True,
