@@ -13,19 +13,17 @@ import logging
 import socket
 import struct
 import time
-from collections import Counter
 from collections.abc import Mapping
 
 from agent.dhcp.port_answers import DHCPV4, DHCPV6, NEIGHBORS, ROUTER_DISCOVERY, Answered
 from agent.responder import green
 from agent.responder.counters import Counters, TokenBucket
-from agent.responder.flood_filter import FloodFilter
+from agent.responder.flood_filter import IDENTITY, FloodFilter
 from agent.responder.knowledge import FramePort, Knowledge
 
 LOG = logging.getLogger(__name__)
 
 RATE, BURST = 20.0, 60  # frames a second of one port; a boot takes less than ten
-FLOOD = 100  # frames too many within a second, after which the kernel drops them
 BATCH = 64  # frames after which others have their turn
 LONGEST = 16384  # octets; what is longer is cut, and then malformed
 REST = 0.5  # seconds after an error of the device
@@ -37,13 +35,11 @@ _FAMILY = {DHCPV4: 4, DHCPV6: 6}
 
 
 class Allowances:
-    """A token bucket for each identity that has sent something, and *muzzle* for those that do not stop."""
+    """A token bucket for each identity that has sent something; *flood* hears of what is refused."""
 
-    def __init__(self, muzzle: FloodFilter) -> None:
-        self._muzzle = muzzle
+    def __init__(self, flood: FloodFilter) -> None:
+        self._flood = flood
         self._buckets: dict[bytes, TokenBucket] = {}
-        self._refused: Counter[bytes] = Counter()  # since _since
-        self._since = 0.0
 
     def take(self, identity: bytes, now: float) -> bool:
         """Tell whether a frame of the port may be looked at."""
@@ -52,13 +48,7 @@ class Allowances:
             bucket = self._buckets[identity] = TokenBucket(RATE, BURST, now)
         if bucket.take(now):
             return True
-        if now - self._since > 1.0:
-            self._refused.clear()
-            self._since = now
-        self._refused[identity] += 1
-        if self._refused[identity] >= FLOOD:
-            self._refused[identity] = 0
-            self._muzzle.mute(identity, now)
+        self._flood.note(identity[2:], now)
         return False
 
     def forget(self, known: Mapping[bytes, FramePort]) -> None:
@@ -73,7 +63,7 @@ class FramesLoop:
         self._link = link
         self._knowledge = knowledge
         self._counters = counters
-        self._filter = FloodFilter(link)
+        self._filter = FloodFilter(link, IDENTITY)
         self._allowances = Allowances(self._filter)
         self._buffer = bytearray(LONGEST)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from agent.core.errors import InputError
@@ -79,8 +79,8 @@ class Knowledge:
 
     ``on_port`` is called with each `FramePort` that is new, ``on_service`` with what is
     the same for all ports before it is in force (it may raise InputError), and
-    ``on_alias_lost`` with each alias that no longer stands for what it stood for,
-    before anything else may have it.
+    ``on_alias_lost`` with key and each alias that no longer stands for what it stood
+    for, before anything else may have it.
     """
 
     def __init__(self) -> None:
@@ -89,7 +89,7 @@ class Knowledge:
         self.aliases: dict[bytes, MetadataPort] = {}
         self.service = ServiceData()
         self.on_port: Callable[[FramePort], None] = _ignore_port
-        self.on_alias_lost: Callable[[bytes], None] = _ignore_alias
+        self.on_alias_lost: Callable[[str, bytes], None] = _ignore_alias
         self.on_service: Callable[[ServiceData], None] = _ignore_service
         self._frame_ports: dict[str, FramePort] = {}
         self._metadata_ports: dict[str, MetadataPort] = {}
@@ -130,11 +130,6 @@ class Knowledge:
         """Return what the port has asked last, None of a port that is not served."""
         return self._records.get(port)
 
-    def port_aliases(self, port: str) -> Iterator[bytes]:
-        """Yield the aliases of a port."""
-        known = self._metadata_ports.get(f"{METADATA} {port}")
-        yield from known.aliases if known is not None else ()
-
     def _put_frames(self, key: str, port: str, data: object) -> None:
         if not isinstance(data, dict) or not isinstance(data.get("identity"), str):
             raise InputError(f"{key}: there is no identity")
@@ -165,7 +160,7 @@ class Knowledge:
         before = self._metadata_ports.get(key)
         for alias, address in before.aliases.items() if before is not None else ():
             if aliases.get(alias) != address:
-                self.on_alias_lost(alias)
+                self.on_alias_lost(key, alias)
         self._drop_metadata(key, keep=aliases)
         found = MetadataPort(key, known, aliases, self._records.setdefault(port, Record()))
         for alias in aliases:
@@ -186,7 +181,7 @@ class Knowledge:
         for alias in old.aliases if old is not None else ():
             del self.aliases[alias]
             if keep is None:
-                self.on_alias_lost(alias)
+                self.on_alias_lost(key, alias)
 
 
 def packed_address(text: str) -> bytes:
@@ -198,8 +193,8 @@ def _ignore_port(port: FramePort) -> None:
     del port
 
 
-def _ignore_alias(alias: bytes) -> None:
-    del alias
+def _ignore_alias(key: str, alias: bytes) -> None:
+    del key, alias
 
 
 def _ignore_service(service: ServiceData) -> None:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Metadata requests over TCP: who connects is known by the alias that the connection comes from.
 
-What is said on a connection is ``agent.metadata.connection``'s; here are sockets, time
-and numbers: a client that is slow, or one of too many, costs its own port and no other.
+Here are numbers: of connections, of a port and of all, how fast they come, what they
+hold.  Who wants too much costs its own port, and no other.
 """
 
 from __future__ import annotations
@@ -12,224 +12,184 @@ import logging
 import socket
 import struct
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from functools import lru_cache
+from http import HTTPStatus
 
 from agent.metadata.allowance import Allowance
-from agent.metadata.connection import ClientConnection
-from agent.metadata.data import MetadataData
-from agent.metadata.events import Answered, AskNova, Close, Event, Pause, Send
+from agent.metadata.data import Limits, ServiceData
+from agent.metadata.events import Answered
+from agent.metadata.nova import Exchange
 from agent.responder import green
 from agent.responder.counters import Counters
+from agent.responder.flood_filter import SOURCE4, SOURCE6, FloodFilter
 from agent.responder.knowledge import Knowledge, MetadataPort, packed_address
-from agent.responder.nova_client import ClientGone, NovaClient
+from agent.responder.metadata_client import Client
+from agent.responder.nova_client import NovaClient
 
 LOG = logging.getLogger(__name__)
 
-AT_ONCE = 6000  # connections of all ports: leaves descriptors for everything else
+AT_ONCE = 4096  # connections of all ports
+HELD = 32 << 20  # octets of all requests that are not whole
 TURN = 32  # connections accepted before others have their turn
-SLICE = 0.002  # seconds that one client may take before others have their turn
-IDLE = 30.0  # seconds that a kept connection may be quiet
-LINGER, LINGER_OCTETS = 1.0, 1 << 18
-READ = 1 << 16
 REST = 0.1  # seconds after an error of accept
 
 _RESET = struct.pack("ii", 1, 0)  # linger for 0 seconds: close resets
 
 
-class _Ended(Exception):  # noqa: N818 - the ordinary end
-    """The connection is over."""
+class _Ledger:
+    """What a port has open over one family, the oldest first, and what it still may."""
+
+    def __init__(self) -> None:
+        self.clients: dict[Client, None] = {}
+        self.requests = Allowance()
+        self.connects = Allowance()
 
 
-class Client:
-    """One connection; `run` is a green thread's."""
+class MetadataServer:
+    """Accepts connections and knows those that are open; it is their ``Server``."""
 
-    def __init__(
-        self, wire: socket.socket, alias: bytes, port: MetadataPort, allowance: Allowance, server: MetadataServer
-    ) -> None:
-        self.task: green.Task | None = None
-        self.alias = alias
-        self.allowance = allowance
-        self._wire = wire
-        self._key = port.key
-        self._address = address = port.aliases[alias]
-        self._version = 6 if ":" in address else 4
-        self._server = server
-        self._turn_began = 0.0
-        self._until = time.monotonic() + server.patience  # what is awaited must have come by then
-        self._is_asking = False  # a part of a request has come
-        clock, service = time.monotonic, lambda: server.knowledge.service
-        self._talk = ClientConnection(address, self._data, service, allowance, clock)
+    def __init__(self, knowledge: Knowledge, counters: Counters, nova: NovaClient) -> None:
+        self._knowledge = knowledge
+        self._counters = counters
+        self._nova = nova
+        self._ledgers: dict[tuple[str, int], _Ledger] = {}  # by key and family
+        self._held = 0
+        self.open = 0  # connections
+        counters.watch("connections", self._states)
 
-    @property
-    def idle(self) -> bool:
-        """Tell whether nothing has been asked that is not answered."""
-        return not self._is_asking
+    # What agents cause.
 
-    def finish(self) -> None:
-        """Make the next answer the last."""
-        self._talk.finish()
-
-    def run(self) -> None:
-        """Serve until either side ends it."""
+    def accept_from(self, listener: socket.socket) -> None:
+        """Serve who connects, until the thread is ended."""
+        flood = FloodFilter(listener, SOURCE6 if listener.family == socket.AF_INET6 else SOURCE4)
+        flood.clear()
         try:
             while True:
-                try:
-                    data = green.recv(self._wire, READ, self._until - time.monotonic())
-                except TimeoutError:
-                    self._do(self._talk.time_out())
-                    return
-                self._turn_began = time.monotonic()
-                if not self._is_asking:
-                    self._is_asking, self._until = True, self._turn_began + self._server.patience
-                self._do(self._talk.feed(data))
-                if self._talk.idle:
-                    self._is_asking, self._until = False, time.monotonic() + IDLE
-        except (_Ended, ClientGone, OSError):
-            return
+                flood.expire(time.monotonic())
+                self._accept_some(listener, flood)
+        finally:
+            flood.clear()
 
-    def close(self) -> None:
-        """Close the socket; what is in it unread resets it."""
-        self._wire.close()
+    def close_alias(self, key: str, alias: bytes) -> None:
+        """End all connections of a port from *alias*; they are closed when this returns."""
+        for version in (4, 6):
+            ledger = self._ledgers.get((key, version))
+            for client in list(ledger.clients) if ledger is not None else ():
+                if client.alias == alias:
+                    self._end(client)
 
-    def _data(self) -> MetadataData | None:
-        port = self._server.knowledge.metadata_port(self._key)
-        return None if port is None else port.data
+    def connections_of(self, key: str) -> int:
+        """Return how many connections of a port are open."""
+        return sum(len(self._ledgers[key, version].clients) for version in (4, 6) if (key, version) in self._ledgers)
 
-    def _do(self, events: Iterable[Event]) -> None:
-        for event in events:
-            match event:
-                case Send(data):
-                    self._send(data)
-                case AskNova(exchange):
-                    self._server.nova.run(exchange, self._key, self._send)
-                case Answered():
-                    self._note(event)
-                case Pause(seconds):
-                    green.sleep(seconds)
-                case Close(linger):
-                    if linger:
-                        self._linger()
-                    raise _Ended
+    def forget_ports(self) -> None:
+        """Forget what ports have asked that are not known any more."""
+        for where in [where for where in self._ledgers if self._knowledge.metadata_port(where[0]) is None]:
+            if not self._ledgers[where].clients:
+                del self._ledgers[where]
 
-    def _send(self, data: bytes) -> None:
-        green.send_all(self._wire, data, self._server.patience)
+    def drain(self) -> None:
+        """End what is idle at once, and all else with its next answer."""
+        for client in [client for ledger in self._ledgers.values() for client in ledger.clients]:
+            client.finish()
+            if client.idle:
+                self._end(client)
 
-    def _note(self, answered: Answered) -> None:
-        self._server.counters.add("metadata_requests", f"code={answered.status},family={self._version}")
-        if answered.status == 429:
-            self._server.counters.add("rate_limited", f"what=metadata,family={self._version}")
-        port = self._server.knowledge.metadata_port(self._key)
+    # What connections ask.
+
+    @property
+    def service(self) -> ServiceData:
+        """See ``Server``."""
+        return self._knowledge.service
+
+    def port(self, key: str) -> MetadataPort | None:
+        """See ``Server``."""
+        return self._knowledge.metadata_port(key)
+
+    def ask_nova(self, exchange: Exchange, client: Client) -> None:
+        """See ``Server``."""
+        self._nova.run(exchange, client.key, client.send)
+
+    def note(self, client: Client, answered: Answered) -> None:
+        """See ``Server``."""
+        self._counters.add("metadata_requests", f"code={answered.status},family={client.version}")
+        port = self.port(client.key)
+        if answered.status == HTTPStatus.TOO_MANY_REQUESTS:
+            self._refuse("metadata", client.version, port)
         if port is not None:
-            if answered.status == 429:
-                port.record.rate_limited += 1
             port.record.metadata = {
                 "at": time.time(),
-                "address": self._address,
+                "address": client.address,
                 "method": answered.method,
                 "path": answered.target,
                 "code": answered.status,
             }
-        if time.monotonic() - self._turn_began > SLICE:
+
+    def hold(self, octets: int) -> bool:
+        """See ``Server``."""
+        self._held += octets
+        return self._held <= HELD
+
+    # How connections come and go.
+
+    def _accept_some(self, listener: socket.socket, flood: FloodFilter) -> None:
+        try:
+            for _ in range(TURN):
+                wire, peer = listener.accept()
+                self._take(wire, str(peer[0]), flood)
             green.sleep()
-        self._turn_began = time.monotonic()
-        self._until = self._turn_began + self._server.patience  # of the next, should a part of it be there
-
-    def _linger(self) -> None:
-        """Let the client read the answer before a reset can overtake it."""
-        until, left = time.monotonic() + LINGER, LINGER_OCTETS
-        try:
-            self._wire.shutdown(socket.SHUT_WR)
-            while left > 0 and (data := green.recv(self._wire, READ, until - time.monotonic())):
-                left -= len(data)
-        except OSError:
-            return
-
-
-class MetadataServer:
-    """Accepts connections and knows those that are open."""
-
-    def __init__(self, knowledge: Knowledge, counters: Counters, nova: NovaClient) -> None:
-        self.knowledge = knowledge
-        self.counters = counters
-        self.nova = nova
-        self._clients: dict[bytes, set[Client]] = {}  # by alias
-        self._allowances: dict[tuple[str, int], Allowance] = {}
-        self._open = 0
-        counters.watch("connections", self._states)
-
-    @property
-    def open(self) -> int:
-        """How many connections are open."""
-        return self._open
-
-    @property
-    def patience(self) -> float:
-        """How many seconds a client has for a request, and for what it is sent."""
-        return self.knowledge.service.limits.patience
-
-    def accept_from(self, listener: socket.socket) -> None:
-        """Serve who connects, until the thread is ended."""
-        while True:
+        except BlockingIOError:
+            until = flood.next_end
             try:
-                for _ in range(TURN):
-                    self._accept(listener)
-                green.sleep()
-            except BlockingIOError:
-                green.wait_readable(listener)
-            except OSError as err:
-                if err.errno != errno.ECONNABORTED:
-                    LOG.warning("metadata: no connection can be accepted: %s", err.strerror)
-                    green.sleep(REST)
+                green.wait_readable(listener, None if until is None else until - time.monotonic())
+            except TimeoutError:
+                return  # somebody may connect again
+        except OSError as err:
+            if err.errno != errno.ECONNABORTED:
+                LOG.warning("metadata: no connection can be accepted: %s", err.strerror)
+                green.sleep(REST)
 
-    def close_alias(self, alias: bytes) -> None:
-        """End all connections from *alias*; they are closed when this returns."""
-        for client in list(self._clients.get(alias, ())):
-            self._end(client)
-
-    def forget_ports(self) -> None:
-        """Forget what ports have asked that are not known any more."""
-        gone = [where for where in self._allowances if self.knowledge.metadata_port(where[0]) is None]
-        for where in gone:
-            del self._allowances[where]
-
-    def connections_of(self, aliases: Iterable[bytes]) -> int:
-        """Return how many connections from *aliases* are open."""
-        return sum(len(self._clients.get(alias, ())) for alias in aliases)
-
-    def drain(self) -> None:
-        """End what is idle at once, and all else with its next answer."""
-        for clients in list(self._clients.values()):
-            for client in list(clients):
-                client.finish()
-                if client.idle:
-                    self._end(client)
-
-    def _accept(self, listener: socket.socket) -> None:
-        wire, peer = listener.accept()
-        try:
-            alias = packed_address(str(peer[0]).partition("%")[0])
-            port = self.knowledge.aliases.get(alias)
-            if port is None:
-                self.counters.add("dropped_frames", "reason=unknown-alias")
-                _reset(wire)
-                return
+    def _take(self, wire: socket.socket, peer: str, flood: FloodFilter) -> None:
+        """Serve a connection, or reset it."""
+        alias = packed_address(peer.partition("%")[0])
+        port = self._knowledge.aliases.get(alias)
+        if port is None:
+            self._counters.add("dropped_frames", "reason=unknown-alias")
+        elif self._admits(port, 6 if ":" in port.aliases[alias] else 4, alias, flood):
             wire.setblocking(False)
-            self._admit(wire, alias, port)
-        except BaseException:
-            wire.close()
-            raise
-
-    def _admit(self, wire: socket.socket, alias: bytes, port: MetadataPort) -> None:
-        version = 6 if ":" in port.aliases[alias] else 4
-        allowance = self._allowances.setdefault((port.key, version), Allowance())
-        if self._open >= AT_ONCE or not allowance.connect(self.knowledge.service.limits):
-            self.counters.add("rate_limited", f"what=connections,family={version}")
-            port.record.rate_limited += 1
-            _reset(wire)
+            self._begin(wire, alias, port)
             return
-        client = Client(wire, alias, port, allowance, self)
-        self._clients.setdefault(alias, set()).add(client)
-        self._open += 1
+        wire.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        wire.close()
+
+    def _admits(self, port: MetadataPort, version: int, alias: bytes, flood: FloodFilter) -> bool:
+        """Tell whether the port may have one more connection, and count it."""
+        now, limits = time.monotonic(), self.service.limits
+        ledger = self._ledgers.get((port.key, version))
+        if ledger is None:
+            ledger = self._ledgers[port.key, version] = _Ledger()
+        too_fast = ledger.connects.take(_connects(limits), now) > 0
+        if not too_fast and (self.open < AT_ONCE or self._make_room(ledger)) and ledger.requests.connect(limits):
+            return True
+        flood.note(alias[-4:], now)
+        self._refuse("connections", version, port)
+        return False
+
+    def _make_room(self, ledger: _Ledger) -> bool:
+        """End the oldest connection of whoever has most; False if that is who asks for one more."""
+        most = max(self._ledgers.values(), key=lambda found: len(found.clients))
+        if len(most.clients) <= len(ledger.clients) + 1:
+            return False
+        self._end(next(iter(most.clients)))
+        return True
+
+    def _begin(self, wire: socket.socket, alias: bytes, port: MetadataPort) -> None:
+        version = 6 if ":" in port.aliases[alias] else 4
+        ledger = self._ledgers[port.key, version]
+        client = Client(wire, alias, port, ledger.requests, self)
+        ledger.clients[client] = None
+        self.open += 1
         client.task = green.spawn(f"metadata of {port.key}", self._serve, client)
 
     def _serve(self, client: Client) -> None:
@@ -244,20 +204,23 @@ class MetadataServer:
         self._release(client)  # a thread that has not begun does not end either
 
     def _release(self, client: Client) -> None:
-        clients = self._clients.get(client.alias, set())
-        if client not in clients:
-            return
-        clients.discard(client)
-        if not clients:
-            del self._clients[client.alias]
-        client.close()
-        client.allowance.disconnect()
-        self._open -= 1
+        ledger = self._ledgers[client.key, client.version]
+        if client in ledger.clients:
+            del ledger.clients[client]
+            client.close()
+            ledger.requests.disconnect()
+            self.open -= 1
+
+    def _refuse(self, what: str, version: int, port: MetadataPort | None) -> None:
+        self._counters.add("rate_limited", f"what={what},family={version}")
+        if port is not None:
+            port.record.rate_limited += 1
 
     def _states(self) -> Mapping[str, int]:
-        return {"state=open": self._open}
+        return {"state=open": self.open}
 
 
-def _reset(wire: socket.socket) -> None:
-    wire.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-    wire.close()
+@lru_cache(maxsize=4)
+def _connects(limits: Limits) -> Limits:
+    """Return how fast connections may come: faster than requests, so that who asks too much is told so by HTTP."""
+    return Limits(rate=limits.rate * 4, burst=limits.burst * 4)

@@ -17,7 +17,7 @@ from agent.responder.counters import Counters
 from agent.responder.data_file import DataFile
 from agent.responder.fd_store import FdStore, Stored
 from agent.responder.frames_loop import FramesLoop
-from agent.responder.knowledge import FramePort, Knowledge
+from agent.responder.knowledge import METADATA, FramePort, Knowledge
 from agent.responder.metadata_server import MetadataServer
 from agent.responder.nova_client import NovaClient
 
@@ -125,7 +125,7 @@ class Service:
         record = self._knowledge.record(port) if port is not None else None
         page = None
         if record is not None and port is not None:
-            page = record.page(self._metadata.connections_of(self._knowledge.port_aliases(port)))
+            page = record.page(self._metadata.connections_of(f"{METADATA} {port}"))
         return {"counters": self._counters.dump(), "port": page}
 
     def drain(self) -> None:

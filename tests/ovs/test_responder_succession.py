@@ -154,10 +154,17 @@ def test_draining_ends_what_is_idle_answers_what_is_open_and_reads_nothing_more(
         busy.sendall(GET)
         asked, _ = nova.accept()
         assert b"X-Instance-Id: instance-2" in asked.recv(65536).replace(b"-ID:", b"-Id:")
+        shy = place.connect(1)  # has connected and will ask in a moment
+        until = time.monotonic() + 5
+        while first.stats()["counters"]["connections"] != {"state=open": 3}:
+            assert time.monotonic() < until
 
         first.terminate()
         assert idle.recv(1) == b""  # at once
         assert first.process.poll() is None
+        shy.sendall(GET)
+        assert read_answer(shy) == (200, b"of port-1")
+        assert shy.recv(1) == b""
         place.wire.send(discover(1, xid=5))
         late = place.connect(1)
         late.sendall(GET)
@@ -169,7 +176,7 @@ def test_draining_ends_what_is_idle_answers_what_is_open_and_reads_nothing_more(
         place.start()
         assert read_answer(late) == (200, b"of port-1")
         assert Ether(place.hear(1, want=lambda frame: BOOTP in Ether(frame)))[BOOTP].xid == 5
-        for each in (idle, busy, asked, late):
+        for each in (idle, busy, shy, asked, late):
             each.close()
 
 
