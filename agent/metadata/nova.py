@@ -9,11 +9,11 @@ it, gives a meaning to can come from a tenant, however it is spelled.
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -48,6 +48,7 @@ class Endpoint:
     authority: str
 
 
+@lru_cache(maxsize=8)
 def endpoint(url: str) -> Endpoint:
     """Return where the metadata API with this base URL listens; raise InputError if that is not said."""
     try:
@@ -74,7 +75,7 @@ class Question:
 
 def sign(secret: str, instance_id: str) -> str:
     """Return the signature that tells Nova that the instance's id comes from us."""
-    return hmac.new(secret.encode(), instance_id.encode(), hashlib.sha256).hexdigest()
+    return hmac.digest(secret.encode(), instance_id.encode(), "sha256").hex()
 
 
 def ask_nova(
