@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -38,8 +39,11 @@ def lab(new_lab: Callable[..., Lab]) -> Lab:
 
 
 def resolver(root: Path) -> str:
-    """Return what a client has made of ``/etc/resolv.conf``."""
-    return (root / "etc/resolv.conf").read_text()
+    """Return what a client has made of ``/etc/resolv.conf``, nothing while it is making it."""
+    file = root / "etc/resolv.conf"
+    with contextlib.suppress(FileNotFoundError):
+        return file.read_text()
+    return ""
 
 
 @BOTH
