@@ -33,7 +33,7 @@ def plan_snapshot(path: Path) -> dict[str, object]:
         raise InputError(f"{path}: holds no snapshot that was ever in sync")
     local = _settings_of(snapshot)
     switch = _imagined_switch(snapshot, local)
-    numbers, problems = allocate({}, wanted_claims(snapshot, switch))
+    numbers, problems = allocate({}, wanted_claims(snapshot, switch, services=local.services))
     plan = build_plan(snapshot, numbers, switch, Memo(), local)
     return preview.as_json(snapshot, _as_creations(plan), (*plan.problems, *problems), None)
 
