@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import signal
 import socket
 import subprocess
 import sys
@@ -180,6 +181,7 @@ def main() -> int:
     if not arguments.inside:
         argv = [sys.executable, "-m", "tests.fuzz.responder", *sys.argv[1:], "--seed", str(arguments.seed), "--inside"]
         return subprocess.run(["unshare", "--net", *argv], check=False).returncode
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that the responder ends, too
     print(f"seed {arguments.seed}", flush=True)
     return soak(arguments.seconds, arguments.seed, arguments.kinds.split(","))
 
