@@ -68,7 +68,8 @@ class DataFile:
         self._folder = folder
         self._file = -1
         self._size = 0  # octets of the file that are whole lines
-        self._places: dict[str, tuple[int, int]] = {}  # key -> where its last line stands
+        self._places: dict[str, tuple[int, int]] = {}  # key -> where its last line stands, and its length
+        self._live = 0  # octets of those
         self._pending: dict[str, bytes] = {}  # lines that could not be written
         self._failed = False
 
@@ -111,8 +112,8 @@ class DataFile:
             self._complain(err)
             return
         self._failed = False
-        live = sum(length for _, length in self._places.values())
-        if self._size > 2 * live + SMALLEST_REWRITE:
+        # No name any more: who was to come after us has written its own, and we are still here.
+        if self._size > 2 * self._live + SMALLEST_REWRITE or os.fstat(self._file).st_nlink == 0:
             self._rewrite()
 
     def _write(self, key: str, line: bytes) -> None:
@@ -121,11 +122,15 @@ class DataFile:
         written = 0
         while written < len(line):
             written += os.pwrite(self._file, line[written:], self._size + written)
-        if line[9:].startswith(b'["delete"'):
-            self._places.pop(key, None)
-        else:
-            self._places[key] = (self._size, len(line))
+        self._place(key, 0 if line[9:].startswith(b'["delete"') else len(line))
         self._size += len(line)
+
+    def _place(self, key: str, length: int) -> None:
+        """Note that the line of *key* stands at the end, or with *length* 0 that there is none."""
+        _, before = self._places.pop(key, (0, 0))
+        self._live += length - before
+        if length:
+            self._places[key] = (self._size, length)
 
     def _start(self, name: str) -> None:
         """Begin an empty file."""
@@ -137,10 +142,10 @@ class DataFile:
 
     def _rewrite(self) -> None:
         """Write the file anew with what is still true, and put it in the place of the old."""
-        old, size, places = self._file, self._size, self._places
+        old, size, places, live = self._file, self._size, self._places, self._live
         try:
             self._start(_BESIDE)
-            self._places = {}
+            self._places, self._live = {}, 0
             for key, (at, length) in places.items():
                 self._write(key, os.pread(old, length, at))
             os.rename(_BESIDE, NAME, src_dir_fd=self._folder, dst_dir_fd=self._folder)
@@ -148,7 +153,7 @@ class DataFile:
             self._complain(err)
             if self._file not in (old, -1):
                 os.close(self._file)
-            self._file, self._size, self._places = old, size, places
+            self._file, self._size, self._places, self._live = old, size, places, live
             return
         if old >= 0:
             os.close(old)
@@ -168,10 +173,10 @@ class DataFile:
                         same = software == agent.__version__
                     case ["put", str(key), str(digest), data]:
                         found[key] = (digest, data)
-                        self._places[key] = (self._size, len(line))
+                        self._place(key, len(line))
                     case ["delete", str(key)]:
                         found.pop(key, None)
-                        self._places.pop(key, None)
+                        self._place(key, 0)
                     case _:
                         damaged += 1
                 self._size += len(line)

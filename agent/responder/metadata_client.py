@@ -2,12 +2,19 @@
 """One connection of an instance to the metadata service: its socket and its time.
 
 What is said on it is ``agent.metadata.connection``'s.
+
+What the client has not taken yet is never left to the kernel: it would go on sending it
+for minutes, to whoever has the alias by then.  So a connection stays open until all is
+taken, and one that ends earlier, with this process too, is reset.
 """
 
 from __future__ import annotations
 
+import fcntl
 import select
 import socket
+import struct
+import termios
 import time
 from collections.abc import Iterable
 from typing import Protocol
@@ -25,6 +32,12 @@ SLICE = 0.002  # seconds that one client may take before others have their turn
 IDLE = 30.0  # seconds that a kept connection may be quiet
 LINGER, LINGER_OCTETS = 1.0, 1 << 18  # seconds and octets that are thrown away before closing
 READ = 1 << 16
+WINDOW = 1 << 16  # octets that wait in the kernel, each way: a port has many connections, and the host all of them
+LOOK, LONGEST_LOOK = 0.005, 0.2  # seconds between two looks whether the client has taken all
+
+_RESET, _IN_ORDER = struct.pack("ii", 1, 0), struct.pack("ii", 0, 0)  # what close does, struct linger
+_COUNT = struct.Struct("i")
+_TCP_CLOSE = 7  # linux/tcp_states.h: after a reset
 
 
 class Server(Protocol):
@@ -68,12 +81,15 @@ class Client:
         self._until = time.monotonic() + self._patience  # what is awaited must have come by then
         self._is_asking = True  # who has just connected is about to
         self._held = 0  # octets of a request that is not whole
+        wire.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        wire.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, WINDOW)
+        wire.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, WINDOW)
         self._talk = ClientConnection(self.address, self._data, lambda: server.service, allowance, time.monotonic)
 
     @property
     def idle(self) -> bool:
-        """Tell whether everything that was asked is answered, and nothing more has come."""
-        if self._is_asking:
+        """Tell whether everything that was asked is answered, the answer taken, and nothing more has come."""
+        if self._is_asking or not self._is_taken():
             return False
         poller = select.poll()  # what select(2) can watch ends at descriptor 1023
         poller.register(self._wire, select.POLLIN)
@@ -92,8 +108,10 @@ class Client:
             return
 
     def close(self) -> None:
-        """Close the socket; what is in it unread resets it."""
+        """Close the socket; what is in it, unread or not taken, resets it."""
         self._let_go()
+        if self._is_taken():
+            self._wire.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _IN_ORDER)
         self._wire.close()
 
     def send(self, data: bytes) -> None:
@@ -141,6 +159,7 @@ class Client:
                 case Close(linger):
                     if linger:
                         self._linger()
+                    self._wait_until_taken()
                     raise _EndedError
 
     def _rest(self) -> None:
@@ -154,6 +173,18 @@ class Client:
     def _let_go(self) -> None:
         self._server.hold(-self._held)
         self._held = 0
+
+    def _is_taken(self) -> bool:
+        """Tell whether the client's kernel has acknowledged all that was sent (SIOCOUTQ of tcp(7)), or has gone."""
+        waiting = fcntl.ioctl(self._wire, termios.TIOCOUTQ, bytes(_COUNT.size))
+        return not any(waiting) or self._wire.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _TCP_CLOSE
+
+    def _wait_until_taken(self) -> None:
+        """Give the client its time to take what was sent; nothing in the kernel tells when it has."""
+        until, rest = time.monotonic() + self._patience, LOOK
+        while not self._is_taken() and time.monotonic() < until:
+            green.sleep(rest)
+            rest = min(2 * rest, LONGEST_LOOK)
 
     def _linger(self) -> None:
         """Let the client read the answer before a reset can overtake it."""

@@ -145,6 +145,7 @@ class Service:
         green.sleep(POLL)  # whoever had us drain hears that we do
         while self._metadata.open and time.monotonic() < until:
             green.sleep(POLL)
+            self._metadata.drain()  # whose answers have been taken meanwhile
         LOG.info("drained; %d connections are cut", self._metadata.open)
         self.done.send(0)
 

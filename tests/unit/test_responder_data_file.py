@@ -134,6 +134,15 @@ def test_the_file_does_not_grow_with_changes(folder, monkeypatch):
     assert set(fresh(folder[1])[1]) == {f"dhcp {number}" for number in range(5)}
 
 
+def test_who_has_the_last_word_is_heard_though_another_has_written_a_file_meanwhile(folder):
+    """A successor that did not come to serve must not cost what its predecessor is told later."""
+    file, _ = fresh(folder[1])
+    file.put("a", "1", "a")
+    fresh(folder[1])
+    file.put("b", "1", "b")
+    assert fresh(folder[1])[1] == {"a": ("1", "a"), "b": ("1", "b")}
+
+
 def test_what_does_not_fit_on_the_disk_is_written_when_there_is_room(folder, monkeypatch, caplog):
     file, _ = fresh(folder[1])
     file.put("a", "1", "old")
