@@ -12,6 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 HEAD = """
 import socket, time
+from dataclasses import replace
 from agent.metadata.data import ContentData, MetadataData, ServiceData, Limits, encode_metadata, encode_service
 from agent.responder import green, metadata_server
 from agent.responder.counters import Counters
@@ -97,3 +98,58 @@ server.forget_ports()
 print(len(server._ledgers))
 """
     ) == ["1 a b", "0 b ended", "1"]
+
+
+SLOW = """
+data = knowledge.metadata_port("metadata a").data
+content = replace(data.content, user_data=b"secret" * 100_000)
+knowledge.put("metadata a", "2", encode_metadata(replace(data, content=content)))
+
+def ask_slowly(*headers):
+    opened = socket.socket()
+    opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    opened.bind(("127.0.97.1", 0))
+    opened.connect(listener.getsockname())
+    opened.setblocking(False)
+    opened.send(b"\\r\\n".join((b"GET /latest/user-data HTTP/1.1", b"Host: x", *headers, b"", b"")))
+    green.sleep(0.1)
+    return opened
+
+def take(opened, most):
+    octets = 0
+    try:
+        while octets < most and (part := green.recv(opened, 65536, 5)):
+            octets += len(part)
+    except ConnectionResetError:
+        return "reset"
+    return octets >= most or "ended"
+"""
+
+
+def test_what_a_port_has_not_taken_is_not_sent_on_to_the_next_that_has_its_alias():
+    assert run(
+        SLOW
+        + """
+slow = ask_slowly()
+knowledge.delete("metadata a")
+print(server.open, take(slow, 600_000))
+"""
+    ) == ["0 reset"]
+
+
+def test_a_connection_is_counted_until_its_answer_is_taken_and_then_ends_in_order():
+    assert run(
+        SLOW
+        + """
+slow = ask_slowly(b"Connection: close")
+print(take(slow, 550_000), end=" ")
+green.sleep(1.5)  # the rest is in the kernel's hands, and nothing more is expected of the client
+print(server.open, take(slow, 100_000), end=" ")
+green.sleep(0.3)
+print(server.open)
+kept = ask_slowly()
+server.drain()
+green.sleep(0.1)
+print(server.open, take(kept, 600_000))
+"""
+    ) == ["True 1 ended 0", "1 True"]
