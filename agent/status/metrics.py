@@ -36,7 +36,7 @@ PREFIX = "hostplane"
 DURATIONS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 SERVICE_COUNTERS = {
-    "dhcp_messages": ("DHCP and router discovery messages of instances.", ("family", "type", "result")),
+    "dhcp_messages": ("DHCP messages of instances.", ("family", "type", "result")),
     "ra_sent": ("Router advertisements sent.", ("kind",)),
     "nd_messages": ("Neighbor solicitations to the responder.", ("result",)),
     "metadata_requests": ("Metadata requests, by the status that answered them.", ("family", "code")),
