@@ -11,7 +11,6 @@ meet, and nothing that an instance says tells who it is.
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 from collections.abc import Iterable, Mapping
 from typing import Final
 
@@ -37,7 +36,7 @@ SERVICE: Final = "service"
 
 _NETWORK_OWNED: Final = "network:"  # Neutron's prefix of owners that are part of the network itself
 _IDENTITY_PREFIX: Final = "02:48:50:01"
-_FIRST4 = int(ipaddress.IPv4Address("100.64.0.0"))
+_FIRST4 = 0x6440_0000  # of ALIASES4
 
 
 def is_served(device_owner: str) -> bool:
@@ -61,10 +60,10 @@ def identity_mac(number: int) -> str:
 
 
 def alias(number: int, address: str, slot: int) -> str:
-    """Return the alias of *address* of the port with this number; *slot* as ``slots`` gives it."""
+    """Return the alias of *address* of the port with this number (1..65535); *slot* as ``slots`` gives it."""
     if ":" in address:
-        return str(ipaddress.IPv6Address(f"fd00:a9fe::{number:x}:{slot:x}"))
-    return str(ipaddress.IPv4Address(_FIRST4 + number * SLOTS4 + slot))
+        return f"fd00:a9fe::{number:x}:{slot:x}"  # canonical, because no number is 0
+    return ".".join(map(str, (_FIRST4 + number * SLOTS4 + slot).to_bytes(4)))
 
 
 def slots(addresses: Iterable[str]) -> Mapping[str, int]:
@@ -90,7 +89,8 @@ def slots(addresses: Iterable[str]) -> Mapping[str, int]:
 
 
 def link_local(mac: str) -> str:
-    """Return the EUI-64 link-local address of *mac* (RFC 4291, appendix A)."""
-    octets = bytes.fromhex(mac.replace(":", ""))
-    suffix = bytes([octets[0] ^ 2]) + octets[1:3] + b"\xff\xfe" + octets[3:]
-    return str(ipaddress.IPv6Address(b"\xfe\x80" + bytes(6) + suffix))
+    """Return the EUI-64 link-local address of *mac* (RFC 4291, appendix A), canonical."""
+    a, b, c, d, e, f = bytes.fromhex(mac.replace(":", ""))
+    first = (a ^ 2) << 8 | b
+    tail = f"{c << 8 | 0xFF:x}:{0xFE00 | d:x}:{e << 8 | f:x}"
+    return f"fe80::{first:x}:{tail}" if first else f"fe80::{tail}"

@@ -16,6 +16,7 @@ from __future__ import annotations
 from agent.core import openflow
 from agent.core.model import Port
 from agent.core.openflow import NO_MAC, match
+from agent.core.service_identity import link_local
 from agent.l2.pipeline import Goto, Table, add
 
 TO_ND = Goto(Table.ND_SECURITY)
@@ -100,23 +101,15 @@ def source_claims(port: Port) -> tuple[tuple[str, str], ...]:
     claims: dict[tuple[str, str], None] = {}
     if port.fixed_ips:
         claims.update(((port.mac, ip.address), None) for ip in port.fixed_ips)
-        claims[port.mac, link_local_address(port.mac)] = None
+        claims[port.mac, link_local(port.mac)] = None
     else:
         claims[port.mac, ANY_IPV4] = None
         claims[port.mac, ANY_IPV6] = None
     for pair in port.allowed_address_pairs:
         claims[pair.mac, pair.cidr] = None
         if ":" in pair.cidr and (pair.mac, ANY_IPV6) not in claims:
-            claims[pair.mac, link_local_address(pair.mac)] = None
+            claims[pair.mac, link_local(pair.mac)] = None
     return tuple(claims)
-
-
-def link_local_address(mac: str) -> str:
-    """Return the link-local address that RFC 4291 (appendix A) derives from a MAC address, canonical."""
-    a, b, c, d, e, f = bytes.fromhex(mac.replace(":", ""))
-    first = (a ^ 2) << 8 | b
-    tail = f"{c << 8 | 0xFF:x}:{0xFE00 | d:x}:{e << 8 | f:x}"
-    return f"fe80::{first:x}:{tail}" if first else f"fe80::{tail}"
 
 
 def _add_ipv4(flows: dict[str, str], ofport: int, mac: str, cidr: str) -> None:

@@ -24,7 +24,7 @@ from scapy.layers.inet6 import (
 from scapy.layers.l2 import ARP, Ether
 from scapy.packet import Packet, Raw
 
-from agent.l2.port_security import link_local_address
+from agent.core import service_identity
 from tests.golden.l2_world import mac
 
 BROADCAST = "ff:ff:ff:ff:ff:ff"
@@ -35,7 +35,7 @@ VRRP = "00:00:5e:00:01:05"
 
 def link_local(number: int) -> str:
     """Return the link-local address of port *number*."""
-    return link_local_address(mac(number))
+    return service_identity.link_local(mac(number))
 
 
 def ether(source: int | str, target: int | str) -> Packet:

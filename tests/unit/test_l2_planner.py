@@ -17,7 +17,6 @@ from agent.core.naming import tap_name
 from agent.core.plan import ItemRef
 from agent.l2.networks import chunk_count, cut_chunks
 from agent.l2.planner import wanted_claims
-from agent.l2.port_security import link_local_address
 from agent.l2.settings import LocalSettings
 from tests.golden.l2_world import BOTH, SETTINGS, World, all_flows, example_world, mac, underlay
 
@@ -332,18 +331,6 @@ def test_memo_changes_what_it_costs_and_never_what_it_is(changes):
         assert problems == fresh_problems
         assert {key: g.items for key, g in remembered.items()} == {key: g.items for key, g in fresh.items()}
         assert all(remembered[key].requires == fresh[key].requires for key in fresh)
-
-
-@pytest.mark.parametrize(
-    ("address", "expected"),
-    [
-        ("fa:16:3e:00:00:01", "fe80::f816:3eff:fe00:1"),
-        ("02:00:00:00:00:00", "fe80::ff:fe00:0"),
-        ("00:00:5e:00:01:05", "fe80::200:5eff:fe00:105"),
-    ],
-)
-def test_link_local_address(address, expected):
-    assert link_local_address(address) == expected
 
 
 def test_names_of_taps_are_no_concern_of_the_planner():
