@@ -43,7 +43,7 @@ class DaemonHost:
             f"[store]\nconnection = {self.store.address}\n"
             f"[switch]\novsdb = {self.ovs.database}\nrun_dir = {self.ovs.folder}\ndatapath_type = dummy\n"
             "[l2]\ntunnel_address = 198.18.0.1\n[status]\nmetrics_port = 0\n"
-            f"[filters]\nenabled = false\n[pass]\n{passes}"
+            f"[filters]\nenabled = false\n[responder]\nenabled = false\n[pass]\n{passes}"
         )
 
     @property
