@@ -38,7 +38,7 @@ _NOT_ITS = frozenset(  # what a service manager says to us
 
 @dataclass(frozen=True, slots=True)
 class ResponderPaths:
-    """Where responders are found: sockets in *run_dir*, log and data in *state_dir*."""
+    """Where responders are found: sockets and data in *run_dir*, the log in *state_dir*."""
 
     run_dir: Path
     state_dir: Path
@@ -60,8 +60,8 @@ class ResponderPaths:
 
     @property
     def data(self) -> Path:
-        """The folder in which a responder keeps what it knows."""
-        return self.state_dir / "responder"
+        """The folder in which a responder keeps what it knows: not on a disk, there are secrets in it."""
+        return self.run_dir / "responder"
 
     @property
     def pidfile(self) -> Path:

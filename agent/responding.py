@@ -55,7 +55,7 @@ STOP_SECONDS: Final = 3.0  # that the thread may take to end
 class Responding:
     """Made once.  *wake* is called with a reason, from the thread.
 
-    Sockets and pid file are in *run_dir*, log and data of the responder in
+    Sockets, pid file and data of the responder are in *run_dir*, its log in
     *state_dir*; it runs as *user*.
     """
 

@@ -139,7 +139,7 @@ class Host:
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit():
                 with contextlib.suppress(OSError):
-                    if f"{self.folder}/state/responder".encode() in (entry / "cmdline").read_bytes().split(b"\0"):
+                    if f"{self.folder}/run/responder".encode() in (entry / "cmdline").read_bytes().split(b"\0"):
                         found.append(int(entry.name))
         return [pid for pid in found if state(pid) not in "ZX"]
 
@@ -395,8 +395,8 @@ def test_a_user_that_does_not_exist_is_the_operators_to_make(host):
 
 
 def test_why_it_cannot_serve_is_said(host):
-    (host.folder / "state/responder").mkdir()
-    (host.folder / "state/responder/somebody's").write_text("")
+    (host.folder / "run/responder").mkdir()
+    (host.folder / "run/responder/somebody's").write_text("")
     agent = host.agent()
     agent.wait_until(agent.responding.problems, "no problem")
     assert "exit status 2" in agent.responding.problems()[0].text

@@ -179,8 +179,9 @@ def test_the_responder_is_not_gone_for_long_when_it_is_replaced():
 def test_the_responder_keeps_what_it_knows_where_only_it_may_read():
     unit = service(SYSTEMD / UNITS[2])
     (folder,) = re.findall(r"--state-dir (\S+)", unit["ExecStart"])
-    assert folder == f"/var/lib/{unit['StateDirectory']}"
-    assert (unit["StateDirectoryMode"], unit["UMask"]) == ("0700", "0077")
+    assert folder == f"/run/{unit['RuntimeDirectory']}"
+    assert (unit["RuntimeDirectoryMode"], unit["UMask"]) == ("0700", "0077")
+    assert unit["RuntimeDirectoryPreserve"] == "restart"
 
 
 def test_nobody_but_root_may_speak_to_the_responder():
