@@ -99,7 +99,9 @@ class NovaClient:
         if nova is None or where is None:
             raise OSError("no metadata service is set up")
         while True:
-            link = self._take_idle() or _Link(self._connect(where, tls, nova.timeout))
+            # What may not be asked twice is not asked on a connection that Nova may have closed.
+            kept = self._take_idle() if exchange.retriable else None
+            link = kept or _Link(self._connect(where, tls, nova.timeout))
             try:
                 _converse(link, exchange, nova.timeout, send)
             except BaseException as err:
