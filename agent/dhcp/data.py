@@ -111,18 +111,23 @@ def decode_port(value: object) -> PortData:
     return data
 
 
+_NAMES: Mapping[type[PortData | SubnetData | BootData], tuple[str, ...]] = {
+    cls: tuple(each.name for each in fields(cls)) for cls in (PortData, SubnetData, BootData)
+}
+
+
 def _encode_fields(value: PortData | SubnetData | BootData) -> Json:
-    return {field.name: _encode(getattr(value, field.name)) for field in fields(value)}
+    return {name: _encode(getattr(value, name)) for name in _NAMES[type(value)]}
 
 
 def _encode(value: object) -> object:
+    if isinstance(value, str):  # most are
+        return value
     if isinstance(value, tuple):
         return [_encode(item) for item in value]
     if isinstance(value, bytes):
         return value.hex()
-    if isinstance(value, SubnetData | BootData):
-        return _encode_fields(value)
-    return value
+    return _encode_fields(value) if isinstance(value, (SubnetData, BootData)) else value
 
 
 def _build(cls: Callable[..., _T], value: object, readers: Mapping[str, Callable[[object], object]]) -> _T:

@@ -7,8 +7,6 @@ answered; what is handed over is something that the responder can make packets o
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -19,12 +17,12 @@ from agent.core.errors import Actor, InputError, Problem
 from agent.core.host_names import instance_name
 from agent.core.items import Served
 from agent.core.model import Network, Port, Subnet
+from agent.core.served import served
 from agent.dhcp import v4_options, v6_configuration, v6_options
 from agent.dhcp.data import PortData, SubnetData, encode_port
 from agent.dhcp.port_answers import PortAnswers
 
 _OPTION6 = "option6:"
-_DIGEST_OCTETS = 16
 _LARGEST_MTU = 0xFFFF  # octets that DHCP can say (RFC 2132, section 5.1)
 _ANY_MAC = service_identity.SERVER_MAC
 _ANY_IDENTITY = bytes.fromhex(_ANY_MAC.replace(":", ""))
@@ -62,8 +60,9 @@ def protocols(subnets: Iterable[Subnet]) -> Protocols:
     )
 
 
+@lru_cache(maxsize=1024)
 def subnet_data(subnet: Subnet) -> SubnetData:
-    """Return what the responder is told of a subnet."""
+    """Return what the responder is told of a subnet; all ports of a network ask."""
     return SubnetData(
         cidr=subnet.cidr,
         gateway=subnet.gateway,
@@ -90,16 +89,15 @@ def plan_port(port: Port, network: Network, subnets: tuple[Subnet, ...], number:
         problems.append(Problem(f"port:{port.id}/dhcp", field, text, Actor.CLOUD))
 
     data = _port_data(port, network, subnets)
-    data = _with_options(data, port.dhcp_options, tell)
+    if port.dhcp_options:
+        data = _with_options(data, port.dhcp_options, tell)
     identity = service_identity.identity_mac(number)
     usable: PortData | None = data
     if port.hostname or port.dhcp_options or not _is_speakable(data.domain):  # what people write is tried out
         usable = _first_usable(data, tell)
     if usable is None:
         return DhcpPlan(None, tuple(problems))
-    text = json.dumps({"identity": identity, "port": encode_port(usable)}, separators=(",", ":"), sort_keys=True)
-    digest = hashlib.blake2b(text.encode(), digest_size=_DIGEST_OCTETS).hexdigest()
-    return DhcpPlan(Served(digest, text), tuple(problems))
+    return DhcpPlan(served({"identity": identity, "port": encode_port(usable)}), tuple(problems))
 
 
 def _port_data(port: Port, network: Network, subnets: tuple[Subnet, ...]) -> PortData:

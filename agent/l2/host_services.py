@@ -9,6 +9,7 @@ socket, so that no kernel of ours parses them.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 
 from agent.core import naming
 from agent.core import service_identity as identity
@@ -101,6 +102,7 @@ _SOCKETS = {identity.METADATA_SOCKET4: identity.METADATA4, identity.METADATA_SOC
 _LENGTHS = {identity.METADATA4: 32, identity.METADATA6: 64}
 
 
+@cache
 def metadata_gate(version: int) -> frozenset[ItemRef]:
     """Return what must be in place before requests over IPv4 or IPv6 may be sent to the metadata service."""
     address = identity.METADATA4 if version == 4 else identity.METADATA6

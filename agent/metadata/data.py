@@ -123,20 +123,23 @@ def decode_service(value: object) -> ServiceData:
 
 _Data: TypeAlias = ContentData | MetadataData | NovaData | Limits | ServiceData
 _Reader: TypeAlias = Callable[[object], object]
+_NAMES: Mapping[type[_Data], tuple[str, ...]] = {
+    cls: tuple(each.name for each in fields(cls)) for cls in (ContentData, MetadataData, NovaData, Limits, ServiceData)
+}
 
 
 def _encode_fields(value: _Data) -> Json:
-    return {each.name: _encode(getattr(value, each.name)) for each in fields(value)}
+    return {name: _encode(getattr(value, name)) for name in _NAMES[type(value)]}
 
 
 def _encode(value: object) -> object:
+    if isinstance(value, str):  # most are
+        return value
     if isinstance(value, tuple):
         return [_encode(item) for item in value]
     if isinstance(value, bytes):
         return base64.b64encode(value).decode()
-    if isinstance(value, ContentData | MetadataData | NovaData | Limits | ServiceData):
-        return _encode_fields(value)
-    return value
+    return _encode_fields(value) if isinstance(value, _Data) else value
 
 
 def _decode(cls: Callable[..., _T], value: object) -> _T:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ipaddress
 import json
 from collections.abc import Iterator
+from functools import lru_cache
 
 from agent.core.model import Network, Port, Subnet
 from agent.core.naming import tap_name
@@ -44,7 +45,7 @@ def _networks(port: Port, network: Network, subnet: Subnet, link: object) -> Ite
         entry: dict[str, object] = {"id": "", "type": kind, "link": link, "network_id": network.id}
         if not kind.endswith("_dhcp"):
             entry["ip_address"] = address
-            entry["netmask"] = str(ipaddress.ip_network(subnet.cidr).netmask)
+            entry["netmask"] = _prefix(subnet.cidr)[1]
             entry["routes"] = [] if index else list(_routes(subnet))
             entry["services"] = [_dns(server) for server in subnet.dns_servers]
         yield entry
@@ -69,8 +70,15 @@ def _routes(subnet: Subnet) -> Iterator[dict[str, str]]:
 
 
 def _route(destination: str, hop: str) -> dict[str, str]:
-    prefix = ipaddress.ip_network(destination)
-    return {"network": str(prefix.network_address), "netmask": str(prefix.netmask), "gateway": hop}
+    address, netmask = _prefix(destination)
+    return {"network": address, "netmask": netmask, "gateway": hop}
+
+
+@lru_cache(maxsize=1024)
+def _prefix(cidr: str) -> tuple[str, str]:
+    """Return address and netmask of a prefix; all ports of a network ask for the same few."""
+    prefix = ipaddress.ip_network(cidr)
+    return str(prefix.network_address), str(prefix.netmask)
 
 
 def _dns(server: str) -> dict[str, str]:

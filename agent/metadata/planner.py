@@ -6,9 +6,6 @@ Pure.  A key that makes no sense is left out and said; the rest is served.
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from agent.core import service_identity
@@ -17,10 +14,11 @@ from agent.core.host_names import instance_name
 from agent.core.items import Served
 from agent.core.model import MetadataService, Network, Port, Subnet
 from agent.core.port_metadata import PortMetadata, read_metadata
+from agent.core.served import served
 from agent.metadata.data import ContentData, Limits, MetadataData, encode_metadata
 from agent.metadata.network_data import network_data
 
-_DIGEST_OCTETS = 16
+_NOTHING_SAID = PortMetadata()
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +62,7 @@ def plan_port(port: Port, network: Network, subnets: tuple[Subnet, ...], number:
         addresses=tuple(ip.address for ip in port.fixed_ips),
         content=content,
     )
-    return MetadataPlan(_served(encode_metadata(data)), aliases, content is None, problems)
+    return MetadataPlan(served(encode_metadata(data)), aliases, content is None, problems)
 
 
 def plan_service(service: MetadataService | None, limits: Limits) -> Served:
@@ -72,12 +70,7 @@ def plan_service(service: MetadataService | None, limits: Limits) -> Served:
 
     Files are named here; who hands them over reads them.
     """
-    return _served({"nova": None if service is None else asdict(service), "limits": asdict(limits)})
-
-
-def _served(data: Mapping[str, object]) -> Served:
-    text = json.dumps(data, separators=(",", ":"), sort_keys=True)
-    return Served(hashlib.blake2b(text.encode(), digest_size=_DIGEST_OCTETS).hexdigest(), text)
+    return served({"nova": None if service is None else asdict(service), "limits": asdict(limits)})
 
 
 def _aliases(port: Port, subnets: tuple[Subnet, ...], number: int) -> tuple[tuple[str, str], ...]:
@@ -91,6 +84,8 @@ def _aliases(port: Port, subnets: tuple[Subnet, ...], number: int) -> tuple[tupl
 
 def _said(port: Port) -> tuple[PortMetadata, tuple[Problem, ...]]:
     """Return what the store says of the instance, and what in it makes no sense."""
+    if not port.metadata:
+        return _NOTHING_SAID, ()
     try:
         return read_metadata(port.metadata), ()
     except InputError:
