@@ -81,10 +81,13 @@ class Planning:
         before = self._claimed_for
         if before is not None and before[0] is snapshot.ports and before[1] is switch.interfaces:
             return []
-        in_use = self._in_use or {}
-        wanted, problems = allocate(in_use, wanted_claims(snapshot, switch, services=self._local.services))
-        self._wanted = wanted if wanted != self._wanted else self._wanted
-        self._in_use = {**in_use, **self._wanted}
+        claims = wanted_claims(snapshot, switch, services=self._local.services)
+        problems: list[Problem] = []
+        if claims != self._wanted.keys():
+            in_use = self._in_use or {}
+            wanted, problems = allocate(in_use, claims)
+            self._wanted = wanted if wanted != self._wanted else self._wanted
+            self._in_use = {**in_use, **self._wanted}
         # What got no number is asked for again and again: one may have come back.
         self._claimed_for = None if problems else (snapshot.ports, switch.interfaces)
         return problems

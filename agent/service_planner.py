@@ -63,7 +63,6 @@ class _Part(NamedTuple):
 class _Round:
     """What was planned of all ports; ``asked`` tells whether there was a metadata service."""
 
-    allocations: Allocations
     asked: bool
     parts: Mapping[PortId, _Part]
 
@@ -98,22 +97,19 @@ class _Planning:
         networks, subnets, allocations = self._snapshot.networks, self._snapshot.subnets, self._allocations
         asked = self._snapshot.metadata_service is not None
         old: Mapping[PortId, _Part] = last.parts if last is not None and last.asked is asked else {}
-        same_numbers = last is not None and last.allocations is allocations
+        numbers = {object_id: number for (kind, object_id), number in allocations.items() if kind == KIND}
         parts: dict[PortId, _Part] = {}
         for port_id, port in self._snapshot.ports.items():
-            part = old.get(port_id)
+            part, number = old.get(port_id), numbers.get(port_id)
             network, own = networks.get(port.network), subnets.get(port.network, _NO_SUBNETS)
             same = part is not None and part.port is port and part.network is network and part.subnets is own
-            if part is not None and same and same_numbers:  # nearly all of them, nearly always
+            if part is not None and same and part.number == number:  # nearly all of them, nearly always
                 parts[port_id] = part
-                continue
-            number = allocations.get(Claim(KIND, port_id))
-            if number is None or not service_identity.is_served(port.device_owner):
-                continue  # who allocates says why
-            if part is None or not same or part.number != number:
-                part = _Part(port, network, own, number, *_plan_port(port, network, own, number, asked=asked))
-            parts[port_id] = part
-        return _Round(allocations, asked, parts)
+            elif number is not None and service_identity.is_served(port.device_owner):
+                planned = _plan_port(port, network, own, number, asked=asked)
+                parts[port_id] = _Part(port, network, own, number, *planned)
+            # else who allocates says why
+        return _Round(asked, parts)
 
     def _needs(self, network: NetworkId) -> NetworkNeeds:
         subnets = self._snapshot.subnets.get(network, _NO_SUBNETS)

@@ -12,6 +12,7 @@ A planner that raises leaves the memo as it was before ``begin``.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from operator import is_
 from typing import TypeVar, cast
 
 from agent.core.plan import Group, ObjectId
@@ -95,6 +96,8 @@ class Memo:
 def _same(old: Inputs, new: Inputs) -> bool:
     if len(old) != len(new):
         return False
+    if all(map(is_, old, new)):  # nearly always
+        return True
     for before, now in zip(old, new, strict=True):
         same_kind = before.__class__ is now.__class__ and before.__class__ in _BY_VALUE
         if before is not now and not (same_kind and before == now):

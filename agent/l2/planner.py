@@ -28,7 +28,8 @@ _NONE_SERVED: Mapping[PortId, ServedPort] = {}  # one object: the memo looks at 
 
 def wanted_claims(snapshot: HostSnapshot, switch: SwitchView) -> set[Claim]:
     """Return the numbers that layer 2 needs: for networks with a port here, and for filters (conntrack zones)."""
-    return {Claim("network", port.network) for port in snapshot.ports.values()} | zone_claims(snapshot, switch)
+    networks = {port.network for port in snapshot.ports.values()}
+    return {Claim("network", network) for network in networks} | zone_claims(snapshot, switch)
 
 
 def plan_l2(

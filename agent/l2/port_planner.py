@@ -98,7 +98,9 @@ class PortPlanning:
             if not self._plan_port(port, segment, ofport):
                 continue
             self._open[port.id] = ofport
-            reached = members.setdefault(port.network, Members())
+            reached = members.get(port.network)
+            if reached is None:
+                reached = members[port.network] = Members()
             reached.ofports.append((port.id, ofport))
             if port.allowed_address_pairs:
                 for mac in ports.shared_macs(port):
