@@ -45,17 +45,28 @@ class PortFacts:
     def says_the_same(self, other: PortFacts) -> bool:
         """Tell whether the states of the ports are those of *other*; a snapshot may differ in what is not theirs."""
         mine, others = self.snapshot, other.snapshot
+        return self.switch is other.switch and mine.ports is others.ports and self.says_the_same_around(other)
+
+    def says_the_same_around(self, other: PortFacts) -> bool:
+        """Tell whether ports that are the same in both, and plugged in alike, have the same states."""
+        mine, others = self.snapshot, other.snapshot
         return (
-            self.switch is other.switch
-            and mine.ports is others.ports
-            and mine.networks is others.networks
+            mine.networks is others.networks
             and (mine.subnets is others.subnets or not self.services)
             and mine.problems == others.problems
             and self.services == other.services
+            and (self.switch.ofports == other.switch.ofports or not self.services)
             and self.unfinished == other.unfinished
             and (self.unusable, self.lost) == (other.unusable, other.lost)
             and self.problems == other.problems
             and (mine.security_groups is others.security_groups or not (self.unfinished or self.problems))
+        )
+
+    def has_same(self, port: PortId, other: PortFacts) -> bool:
+        """Tell whether *port* is in both the same object, plugged in alike."""
+        interface = self.switch.interfaces.get(port)
+        return self.snapshot.ports.get(port) is other.snapshot.ports.get(port) and (
+            interface is other.switch.interfaces.get(port)
         )
 
 
@@ -116,6 +127,8 @@ def _usable(port: Port, facts: PortFacts, before: PortState | None) -> str | Non
     """
     interface = facts.switch.interfaces.get(port.id)
     missing = (facts.lost if _was_up(port, facts, before) else facts.unusable) - NOT_FOR_PORTS
+    if not missing:
+        return None
     if interface is None or not naming.is_hybrid_interface(interface.name):
         missing -= FOR_FILTERS
     if not _is_served(port, facts):
@@ -140,7 +153,7 @@ def _unanswered(port: Port, facts: PortFacts) -> str | None:
     """Say what is missing of what answers the port, None if nothing is."""
     if not _is_served(port, facts):
         return None
-    for part, name in _ANSWERS.items():
+    for part, name in _ANSWERS.items() if facts.unfinished else ():
         for owner in (f"port:{port.id}/{part}", f"host:{part}"):
             if owner in facts.unfinished:
                 return f"{name} is not in place: {facts.unfinished[owner]}"
@@ -154,8 +167,10 @@ def _unanswered(port: Port, facts: PortFacts) -> str | None:
 
 def _answered_less(port: Port, facts: PortFacts) -> str:
     """Say what the port is answered less than the store says, "" if nothing."""
+    if not facts.problems or not _is_served(port, facts):
+        return ""
     found = (facts.problems.get(f"port:{port.id}/{part}") for part in _ANSWERS)
-    return next((text for text in found if text is not None), "") if _is_served(port, facts) else ""
+    return next((text for text in found if text is not None), "")
 
 
 def _impaired_groups(facts: PortFacts) -> dict[SecurityGroupId, str]:
@@ -180,16 +195,23 @@ def _impairment(group: SecurityGroup, troubled: Collection[str], facts: PortFact
 GATES: tuple[Callable[[Port, PortFacts], str | None], ...] = (_wanted_up, _without_problem, _plugged, _installed)
 
 
-def port_states(facts: PortFacts, previous: Mapping[PortId, PortState], now: float) -> dict[PortId, PortState]:
+def port_states(
+    facts: PortFacts, previous: Mapping[PortId, PortState], now: float, then: PortFacts | None = None
+) -> dict[PortId, PortState]:
     """Return the state of each port of the host, those with a row that makes no sense included.
 
     ``since`` is *now* (Unix seconds) for a port whose state or reason changed; an
-    unchanged state is the same object as in *previous*.
+    unchanged state is the same object as in *previous*.  *then* are the facts that
+    *previous* was made from, if it was: what is as it was then is not looked at again.
     """
     states: dict[PortId, PortState] = {}
     impaired = _impaired_groups(facts)
+    known = then if then is not None and facts.says_the_same_around(then) else None
     for port in facts.snapshot.ports.values():
         before = previous.get(port.id)
+        if known is not None and before is not None and facts.has_same(port.id, known):
+            states[port.id] = before
+            continue
         less = next((impaired[group] for group in port.security_groups if group in impaired), "")
         states[port.id] = _kept(before, _state_of(port, facts, before, less, now))
     for problem in facts.snapshot.problems:

@@ -7,6 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import given as given_any
+from hypothesis import strategies as st
 
 from agent.core.errors import Actor, Problem
 from agent.core.model import (
@@ -27,6 +29,7 @@ from agent.core.model import (
     SubnetId,
     SwitchView,
 )
+from agent.core.report import PortState
 from agent.port_states import PortFacts, concerned, is_news, port_states
 
 NETWORK = Network(NetworkId("n"), "blue", NetworkType.LOCAL, None, None, 1500)
@@ -240,3 +243,41 @@ def test_facts_that_say_the_same_give_the_same_states():
         replace(given, problems={"port:p": "its MAC is taken"}),
     ):
         assert not other.says_the_same(given)
+
+
+def changed_worlds() -> list[PortFacts]:
+    """Return what a host with three ports may be led through."""
+    ports = {port.id: port for port in (replace(PORT, id=PortId(name), name=name) for name in "pqr")}
+    given = served_facts()
+    plugged = {port: replace(INTERFACE, port=port, ofport=place) for place, port in enumerate(ports, 5)}
+    world = replace(
+        given,
+        snapshot=replace(given.snapshot, ports=ports),
+        switch=replace(given.switch, interfaces=plugged),
+    )
+    some = {port: plugged[port] for port in list(ports)[1:]}
+    renamed = {**ports, PORT.id: replace(ports[PORT.id], name="other")}
+    return [
+        world,
+        replace(world, switch=replace(world.switch, interfaces=some)),
+        replace(world, switch=replace(world.switch, ofports={})),
+        replace(world, snapshot=replace(world.snapshot, ports=renamed)),
+        replace(world, snapshot=replace(world.snapshot, ports={PORT.id: ports[PORT.id]})),
+        replace(world, snapshot=replace(world.snapshot, networks={})),
+        replace(world, snapshot=replace(world.snapshot, subnets={})),
+        replace(world, unfinished={"port:p": "flows: refused", "port:q/dhcp": "responder: refused"}),
+        replace(world, problems={"port:p/dhcp": "no such option"}),
+        replace(world, unusable=frozenset({"responder"})),
+        replace(world, unusable=frozenset({"flows"}), lost=frozenset({"flows"})),
+    ]
+
+
+@given_any(st.lists(st.sampled_from(changed_worlds()), max_size=6))
+def test_looking_only_at_what_changed_gives_the_states_of_looking_at_all(worlds):
+    states: dict[PortId, PortState] = {}
+    then: PortFacts | None = None
+    for now, world in enumerate(worlds):
+        everything = port_states(world, states, now)
+        states = port_states(world, states, now, then)
+        assert states == everything
+        then = world
