@@ -331,7 +331,7 @@ class Daemon:
         before = self._ports if self._ports is not None else self._stored_ports(snapshot)
         facts = self._facts(report, snapshot, view)
         if self._ports is None or self._facts_then is None or not facts.says_the_same(self._facts_then):
-            self._ports = port_states(facts, before, time.time())
+            self._ports = port_states(facts, before, time.time(), self._facts_then)
         self._facts_then = facts
         urgent = is_news(self._ports, before) or self._done_with is None or self._others_changed(snapshot)
         self._publish(report, view, snapshot)
@@ -341,8 +341,9 @@ class Daemon:
         self._note_wiring(up, report, reasons)
         self._announcements.add(up, snapshot)
         parts.reconciler.verify_written()
-        if report.has_written("netns", "links"):  # what was made anew has lost its addresses, and its sockets
-            parts.reconciler.read_back(self._driver("routes"), 0, 1)
+        if report.has_written("netns", "links"):  # what was made anew has lost its devices, addresses, and sockets
+            for name in ("links", "routes", "ovs"):
+                parts.reconciler.read_back(self._driver(name), 0, 1)
             if parts.responding is not None:
                 parts.reconciler.read_back(parts.responding.driver, 0, 1)
         if parts.filtering is not None and parts.filtering.after_pass(report, parts.reconciler):
@@ -371,11 +372,13 @@ class Daemon:
 
     def _all_problems(self) -> tuple[Problem, ...]:
         reconciler = self._parts.reconciler
-        problems = (*self._problems, *reconciler.clashes(), *reconciler.troubles(), *self._parts.reader.troubles())
+        problems = (*self._problems, *reconciler.clashes(), *self._parts.reader.troubles())
         if self._parts.filtering is not None:
             problems = (*problems, *self._parts.filtering.problems())
-        if self._parts.responding is not None:
-            problems = (*problems, *self._parts.responding.problems())
+        told = self._parts.responding.problems() if self._parts.responding is not None else ()
+        # Why there is no responder its driver knows from who keeps it running.
+        repeated = (trouble for trouble in reconciler.troubles() if not any(p.text in trouble.text for p in told))
+        problems = (*problems, *told, *repeated)
         error = self._parts.chooser.file_error
         if error is not None:
             problems = (*problems, Problem("host", "state_dir", error, Actor.OPERATOR))

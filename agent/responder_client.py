@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from agent import __version__
-from agent.core.errors import Actor, AgentError
+from agent.core.errors import AwayError
 from agent.responder import protocol
 from agent.responder.protocol import Decoder, Frame, ProtocolError
 
@@ -30,10 +30,8 @@ _CREDENTIALS = struct.Struct("3i")  # pid, uid, gid: struct ucred of unix(7)
 _ANCILLARY = socket.CMSG_SPACE(protocol.MAX_DESCRIPTORS * 4) + socket.CMSG_SPACE(_CREDENTIALS.size)
 
 
-class ResponderAwayError(AgentError):
+class ResponderAwayError(AwayError):
     """The responder is not there, ended, or does not answer in time; it is started again."""
-
-    actor = Actor.NOBODY
 
 
 class ResponderSilentError(ResponderAwayError):

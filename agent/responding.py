@@ -13,6 +13,8 @@ been told to drain it has the name, and so cannot be forgotten.
 
 With systemd (``start`` False) the responder is a unit of its own, which starts again
 by itself; then it is only found, and told to drain once if it is of another version.
+
+Its devices are watched, too: what somebody has deleted is read back at once.
 """
 
 from __future__ import annotations
@@ -28,9 +30,11 @@ from pathlib import Path
 from typing import Final
 
 from agent import __version__
+from agent.core import service_identity
 from agent.core.errors import Actor, AgentError, Problem
 from agent.core.plan import Driver
 from agent.core.reconciler import Reconciler
+from agent.drivers.link_watch import LinkWatch
 from agent.drivers.responder import ResponderDriver, Target
 from agent.responder.protocol import SOCKET_NAME
 from agent.responder_client import ResponderAwayError, ResponderClient, ResponderSilentError
@@ -39,7 +43,10 @@ from agent.responder_stats import ResponderStats, StatsReader
 
 LOG = logging.getLogger(__name__)
 
-REASON: Final = "responder"  # why the loop is woken
+REASON: Final = "responder"  # why the loop is woken: there is another one
+AWAY: Final = "responder-away"  # what operators should know of it has changed
+DEVICES: Final = "responder-devices"  # one of its devices has come or gone
+ON_DEVICES: Final = ("netns", "links", "routes", "ovs", "responder")  # drivers of what hangs on them
 HELLO_SECONDS: Final = 10.0  # that a process which has just been started may take to answer
 GREET_SECONDS: Final = 5.0  # that one which an earlier agent has started may take
 PING_SECONDS: Final = 5.0  # between two looks whether it still answers, and for the answer
@@ -67,6 +74,8 @@ class Responding:
         self._driver = ResponderDriver(self)
         self._stats = StatsReader(lambda: self.target().path)
         self._thread = threading.Thread(target=self._run, name="responding", daemon=True)
+        devices = (service_identity.DHCP_DEVICE, service_identity.METADATA_DEVICE)
+        self._links = LinkWatch(lambda _: wake(DEVICES), devices)
         self._read, self._write = os.pipe()
         os.set_blocking(self._read, False)
         self._stopping = threading.Event()
@@ -88,6 +97,7 @@ class Responding:
 
     def start(self) -> None:
         """Begin to look for a responder, and keep one running; returns at once."""
+        self._links.start()
         self._thread.start()
 
     def stop(self) -> None:
@@ -99,6 +109,7 @@ class Responding:
             watched.abort()
         if self._thread.is_alive():
             self._thread.join(STOP_SECONDS)
+        self._links.stop()
         self._stats.close()
         self._driver.close()
         if self._child is not None:
@@ -122,6 +133,8 @@ class Responding:
 
     def before_pass(self, reconciler: Reconciler, reasons: Collection[str]) -> None:
         """Have everything handed over to a responder that has just come; what it does not know is no drift."""
+        if DEVICES in reasons:
+            reconciler.need_resync(ON_DEVICES)
         if REASON in reasons:
             reconciler.need_resync([self._driver.name], lost=True)
 
@@ -147,6 +160,7 @@ class Responding:
 
     def _run(self) -> None:
         failures = 0
+        told: tuple[Problem, ...] = ()
         while not self._stopping.is_set():
             began = time.monotonic()
             try:
@@ -158,6 +172,9 @@ class Responding:
             if self._stopping.is_set():
                 return
             self._lose(trouble)
+            if self.problems() != told:
+                told = self.problems()
+                self._wake(AWAY)
             failures = 0 if time.monotonic() - began > SHORT_LIFE else failures + 1
             if failures > 1:
                 self._rest(min(FIRST_REST * 2.0 ** (failures - 2), LONGEST_REST))

@@ -64,6 +64,12 @@ class VerifyError(AgentError):
     actor = Actor.NOBODY
 
 
+class AwayError(AgentError):
+    """A process that is started again by itself is not there at this moment: news only if that lasts."""
+
+    actor = Actor.NOBODY
+
+
 class CommandError(ApplyError):
     """An external command failed.
 

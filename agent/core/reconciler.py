@@ -24,7 +24,16 @@ from types import MappingProxyType
 
 from agent.core.desired import Desired, Former, Touched
 from agent.core.diff import differences, make_delta, owners_of
-from agent.core.errors import Actor, AgentError, ApplyError, CommandError, Problem, StoreError, VerifyError
+from agent.core.errors import (
+    Actor,
+    AgentError,
+    ApplyError,
+    AwayError,
+    CommandError,
+    Problem,
+    StoreError,
+    VerifyError,
+)
 from agent.core.plan import Delta, Driver, ItemRef, Key, ObjectId, Plan, SlicedDriver, Value, WriteOrder
 from agent.core.report import ItemState, ObjectStatus, Operations, PassReport
 from agent.core.retry import Backoff
@@ -32,6 +41,7 @@ from agent.core.retry import Backoff
 LOG = logging.getLogger(__name__)
 
 REMARKABLE = 2  # failures in a row to read or write a subsystem: one is normal for a bridge made a moment ago
+LONG_AWAY = 6  # the same where a process is being started: about 3 s
 PATIENCE = 4  # failures of one item, over about a second, that the last drivers wait for
 
 
@@ -83,7 +93,7 @@ class Reconciler:
         self._open: dict[ItemRef, _Open] = {}
         self._unread = {driver.name for driver in drivers}  # drivers whose contents we do not know
         self._unread_attempts: dict[str, tuple[int, float]] = {}
-        self._unread_errors: dict[str, str] = {}  # of these and of those before
+        self._unread_errors: dict[str, AgentError] = {}  # of these and of those before
         self._written: dict[str, dict[Key, ObjectId]] = {}
         self._read_once: set[str] = set()
         self._sweeps = True  # whether the last pass deleted what nobody wants
@@ -519,10 +529,10 @@ class Reconciler:
     def _lose(self, name: str, error: AgentError) -> None:
         """Note that *name* cannot be read or written now."""
         attempts = self._unread_attempts.get(name, (0, 0.0))[0] + 1
-        if attempts == REMARKABLE:
+        if attempts == _remarkable(error):
             LOG.error("driver %s cannot be used, retried: %s", name, error)
         self._unread.add(name)
-        self._unread_errors[name] = str(error)
+        self._unread_errors[name] = error
         self._unread_attempts[name] = (attempts, self._monotonic() + self._backoff.delay(attempts))
 
     def unusable(self, attempts: int = 1) -> frozenset[str]:
@@ -533,8 +543,15 @@ class Reconciler:
         """Return which subsystems cannot be read or written, and why: what no item of theirs can say."""
         found = ((name, self._unread_errors[name]) for name in sorted(self.unusable(REMARKABLE)))
         return tuple(
-            Problem("host", name, f"{name} cannot be used, retried: {error}", Actor.OPERATOR) for name, error in found
+            Problem("host", name, f"{name} cannot be used, retried: {error}", Actor.OPERATOR)
+            for name, error in found
+            if self._unread_attempts[name][0] >= _remarkable(error)
         )
+
+
+def _remarkable(error: AgentError) -> int:
+    """Return how many failures like this in a row are news."""
+    return LONG_AWAY if isinstance(error, AwayError) else REMARKABLE
 
 
 def _reason(error: Exception) -> str:

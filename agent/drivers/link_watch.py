@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Notice at once when a device of a hybrid plug comes, goes, or is changed.
+"""Notice at once when a device of a hybrid plug, or of our own, comes, goes, or is changed.
 
 The kernel tells every change of every link (rtnetlink(7), RTNLGRP_LINK); only those
-count that touch the name, the bridge or the filter flags of devices called as os-vif
-calls them, so that a link that goes up and down wakes nobody, nor does a bridge whose
-filter is switched on.
+count that touch the name, the bridge or the filter flags of devices that are asked for:
+called as os-vif calls them, where nobody says otherwise.  So a link that goes up and
+down wakes nobody, nor does a bridge whose filter is switched on.
 """
 
 from __future__ import annotations
@@ -39,11 +39,15 @@ class LinkWatch:
 
     *on_change* is called once for all that has come together, with the names of the
     devices; it runs on the watch's thread and must not block.  It is called with None
-    when the kernel had more to tell than could be taken.
+    when the kernel had more to tell than could be taken.  *prefixes* are how the names
+    of the devices begin that matter.
     """
 
-    def __init__(self, on_change: Callable[[frozenset[str] | None], None]) -> None:
+    def __init__(
+        self, on_change: Callable[[frozenset[str] | None], None], prefixes: tuple[str, ...] = PREFIXES
+    ) -> None:
         self._on_change = on_change
+        self._prefixes = prefixes
         self._stop_read, self._stop_write = os.pipe()
         self._known: dict[int, Device] = {}
         self._socket: socket.socket | None = None
@@ -112,13 +116,13 @@ class LinkWatch:
         before = self._known.get(device.index)
         if gone:
             self._known.pop(device.index, None)
-        elif device.name.startswith(PREFIXES):
+        elif device.name.startswith(self._prefixes):
             self._known[device.index] = device
         elif before is not None:
             del self._known[device.index]  # renamed
         if not gone and (before == device or _is_filtered_now(before, device)):
             return []
-        return [each.name for each in (before, device) if each is not None and each.name.startswith(PREFIXES)]
+        return [each.name for each in (before, device) if each is not None and each.name.startswith(self._prefixes)]
 
 
 def _is_filtered_now(before: Device | None, device: Device) -> bool:
