@@ -31,10 +31,14 @@ PACKAGES = {
 }
 PATIENCE = 15.0  # seconds that a client may take
 
-# Writes down what the client tells its script, one NAME=VALUE a line, and then does what Debian's does.
+# Does what Debian's script does, then shows what became of the name servers, and what the client said, NAME=VALUE.
 _RECORDER = """#!/bin/sh
-env > "/tmp/box/.new" && mv /tmp/box/.new "/tmp/box/{event}"
-exec {script} "$@"
+env > "/tmp/box/.$$"
+{script} "$@"
+status=$?
+cat /etc/resolv.conf > "/tmp/box/resolv.conf"
+mv "/tmp/box/.$$" "/tmp/box/{event}"
+exit $status
 """
 _NETWORK = """[Match]
 Name=eth0
@@ -125,8 +129,12 @@ class Box:
         return f"/tmp/box/{name}"
 
     def recorder(self, event: str, script: str) -> str:
-        """Put a script into the box that writes down what it is told; *event* is how it names the file."""
+        """Put a script into the box that writes down what it was told, when it has done it; *event* names the file."""
         return self.script("recorder", _RECORDER.format(event=event, script=script))
+
+    def resolver(self) -> str:
+        """Return what the last event has made of ``/etc/resolv.conf``."""
+        return (self.folder / "resolv.conf").read_text()
 
     def said(self, event: str) -> dict[str, str] | None:
         """Return what the client told its script at an event, None if it has not come to that."""
@@ -165,8 +173,8 @@ def udhcpc(lab: Lab, instance: str, folder: Path, *options: str) -> dict[str, st
 @contextlib.contextmanager
 def dhclient(
     lab: Lab, instance: str, folder: Path, version: int = 4, *, event: str = "", options: Sequence[str] = ()
-) -> Iterator[tuple[dict[str, str], Path]]:
-    """Run ISC dhclient until it is bound; yield what its script was told (dhclient-script(8)), and its root.
+) -> Iterator[tuple[dict[str, str], str]]:
+    """Run ISC dhclient until it is bound; yield what its script was told (dhclient-script(8)), and its name servers.
 
     With ``-S`` in *options* it asks by DHCPv6 for everything but an address, and *event* is another.
     """
@@ -176,18 +184,18 @@ def dhclient(
     script = box.recorder("$reason", "/sbin/dhclient-script")
     event = event or {4: "BOUND", 6: "BOUND6"}[version]
     words = [f"-{version}", "-1", "-v", "-d", "-lf", "/tmp/leases", "-pf", "/tmp/pid", "-sf", script, *options, DEVICE]
-    with box.running("sh", "-c", 'touch /tmp/leases; exec dhclient "$@"', "dhclient", *words) as root:
-        yield box.wait(event), root
+    with box.running("sh", "-c", 'touch /tmp/leases; exec dhclient "$@"', "dhclient", *words):
+        yield box.wait(event), box.resolver()
 
 
 @contextlib.contextmanager
-def dhcpcd(lab: Lab, instance: str, folder: Path) -> Iterator[tuple[dict[str, str], Path]]:
-    """Run dhcpcd for IPv6 until it is bound; yield what its hooks were told (dhcpcd-run-hooks(8)), and its root."""
+def dhcpcd(lab: Lab, instance: str, folder: Path) -> Iterator[tuple[dict[str, str], str]]:
+    """Run dhcpcd for IPv6 until it is bound; yield what its hooks were told (dhcpcd-run-hooks(8)), and name servers."""
     require("dhcpcd")
     box = Box(lab, instance, folder)
     script = box.recorder("$reason", "/usr/lib/dhcpcd/dhcpcd-run-hooks")
-    with box.running("dhcpcd", "-B", "-6", "-d", "-c", script, DEVICE) as root:
-        yield box.wait("BOUND6"), root
+    with box.running("dhcpcd", "-B", "-6", "-d", "-c", script, DEVICE):
+        yield box.wait("BOUND6"), box.resolver()
 
 
 @dataclass(frozen=True, slots=True)
