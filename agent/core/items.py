@@ -17,9 +17,14 @@ Sets, chains and zones are text as well:
   ours, ``<4|6> <table> <CHAIN> <rule>`` -> ``first``: our one jump, before all others.
 - ``netns``: ``<namespace>`` -> whose it is: the alias of its ``lo`` is ``hostplane:netns:<value>``.
 - ``routes``, all in namespaces of ours: ``<namespace> address <device> <address>/<length>`` -> "" or ``noprefixroute``;
-  ``<namespace> route <prefix>`` -> ``via <next hop> dev <device> [onlink]`` or ``dev <device>``;
+  ``<namespace> route <prefix>`` -> ``via <next hop> dev <device> [onlink]`` or ``dev <device>``, of several
+  next hops each as ``nexthop via <next hop> dev <device>``, sorted, with a blank between;
   ``<namespace> neighbor <device> <address>`` -> the MAC address of a permanent entry;
   ``<namespace> sysctl <name with dots>`` -> its value.
+- ``nat``: as ``iptables``, in namespaces of ours and in any table: ``<namespace> <4|6> <table> <chain>[ <rule>]``.
+- ``translations``: ``<namespace> <external address>[ <protocol number> <first port>-<last port>]`` -> the address (and
+  ``:<first port>-<last port>``) that stands behind it: connections that were translated so end when the item goes
+  or changes.
 - ``zones``: ``base`` -> ``present``: chains and guard; ``<bridge>`` -> the conntrack zone of what
   comes in on it, followed by `` notrack`` if it is not to be tracked.
 """
@@ -50,13 +55,14 @@ class OvsBridge:
 class OvsPort:
     """A port of ours and its one interface; key ``port/<name>`` of the ``ovs`` driver.
 
-    ``options`` are sorted (key, value) pairs of ``Interface:options``.
+    ``options`` are sorted (key, value) pairs of ``Interface:options``, ``bfd`` those of ``Interface:bfd``.
     """
 
     name: str
     bridge: str
     type: str
     options: tuple[tuple[str, str], ...] = ()
+    bfd: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

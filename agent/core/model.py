@@ -23,6 +23,9 @@ SubnetId = NewType("SubnetId", str)
 PortId = NewType("PortId", str)
 EndpointId = NewType("EndpointId", str)
 SecurityGroupId = NewType("SecurityGroupId", str)
+RouterId = NewType("RouterId", str)
+FloatingIpId = NewType("FloatingIpId", str)
+PortForwardingId = NewType("PortForwardingId", str)
 OwnerId = NewType("OwnerId", str)  # of a list of addresses: see AddressOwner
 HostName = NewType("HostName", str)
 
@@ -71,7 +74,8 @@ class Subnet:
 
     ``server_address`` is the address in it that DHCP is answered from, None if there is
     none.  ``dns_servers`` are in the order in which they are to be asked, ``host_routes``
-    (destination CIDR, next hop) sorted.
+    (destination CIDR, next hop) sorted.  Between subnets of one ``address_scope`` (an id,
+    empty for none) addresses are never translated.
     """
 
     id: SubnetId
@@ -85,6 +89,7 @@ class Subnet:
     server_address: str | None = None
     dns_servers: tuple[str, ...] = ()
     host_routes: tuple[tuple[str, str], ...] = ()
+    address_scope: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,13 +249,85 @@ class Host:
     """A hypervisor, as it announces itself.
 
     ``tunnel_address`` is where others send encapsulated packets; ``bridge_mappings``
-    maps a physical network to the operator's bridge on that host.
+    maps a physical network to the operator's bridge on that host.  ``drain`` asks it to
+    hand over to other hosts what gateways it has.
     """
 
     name: HostName
     tunnel_address: str | None = None
     encapsulations: frozenset[NetworkType] = frozenset()
     bridge_mappings: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    drain: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RouterInterface:
+    """A port of a router, the same on every host that has the router."""
+
+    port: PortId
+    network: NetworkId
+    mac: str
+    fixed_ips: tuple[FixedIp, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Router:
+    """What joins networks, and leads out of them by its ``gateway``.
+
+    ``gateway_hosts`` are in the order in which they are to be used, each once; of a router
+    that is not ``ha`` only the first is.  ``interfaces`` are sorted by port.  ``routes``
+    are (destination CIDR, next hop), sorted; several with one destination share what is
+    sent there.  ``enable_snat`` translates what leaves by the gateway and has no floating IP.
+    """
+
+    id: RouterId
+    name: str
+    project: str = ""
+    admin_state_up: bool = True
+    distributed: bool = False
+    ha: bool = True
+    enable_snat: bool = True
+    gateway_hosts: tuple[HostName, ...] = ()
+    gateway: RouterInterface | None = None
+    interfaces: tuple[RouterInterface, ...] = ()
+    routes: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class FloatingIp:
+    """An external address (IPv4) that stands for an address of a port.
+
+    ``mac`` is what the address has outside while it leaves from the port's own host.
+    ``network`` and ``host`` are those of the port; ``host`` is empty while it has none.
+    """
+
+    id: FloatingIpId
+    router: RouterId
+    address: str
+    mac: str
+    port: PortId
+    fixed_address: str
+    network: NetworkId
+    host: HostName
+
+
+@dataclass(frozen=True, slots=True)
+class PortForwarding:
+    """Ports of an external address (IPv4) that stand for ports of an address of a port.
+
+    ``protocol`` is the IP protocol number.  Both ranges include their ends and are equally wide.
+    """
+
+    id: PortForwardingId
+    router: RouterId
+    protocol: int
+    external_address: str
+    external_min: int
+    external_max: int
+    port: PortId
+    internal_address: str
+    internal_min: int
+    internal_max: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,6 +354,9 @@ class HostSnapshot:
     address_chunks: Mapping[OwnerId, Mapping[str, AddressChunk]] = field(default_factory=dict)
     owners: Mapping[OwnerId, AddressOwner] = field(default_factory=dict)
     metadata_service: MetadataService | None = None
+    routers: Mapping[RouterId, Router] = field(default_factory=dict)
+    floating_ips: Mapping[RouterId, Mapping[FloatingIpId, FloatingIp]] = field(default_factory=dict)
+    port_forwardings: Mapping[RouterId, Mapping[PortForwardingId, PortForwarding]] = field(default_factory=dict)
     problems: tuple[Problem, ...] = ()
 
 
@@ -295,11 +375,26 @@ class PluggedInterface:
 
 
 @dataclass(frozen=True, slots=True)
+class BfdSession:
+    """What Open vSwitch says of the BFD session (RFC 5880) of one of its ports (``Interface:bfd_status``).
+
+    ``up`` tells that the peer is heard in both directions, ``forwarding`` also that it
+    calls its path usable.  ``flaps`` counts how often that has changed.
+    """
+
+    up: bool
+    forwarding: bool
+    flaps: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class SwitchView:
     """What the planners need to know of the local switch.
 
     ``interfaces`` by port id; ``ofports`` of all other ports of ``br-int`` by name
-    (tunnels, patch ports); ``bridges`` that exist.  Unchanged interfaces are the
+    (tunnels, patch ports, legs of routers); ``bridges`` that exist.  ``sessions`` are the BFD
+    sessions by name of the port.  ``uplinks`` tells for each bridge that has physical ports whether
+    one of them has a carrier.  Unchanged interfaces are the
     same objects from one view to the next.  ``connected`` is False before the first
     data has come: then nothing may be planned.
     """
@@ -308,4 +403,6 @@ class SwitchView:
     bridges: frozenset[str] = frozenset()
     interfaces: Mapping[PortId, PluggedInterface] = field(default_factory=dict)
     ofports: Mapping[str, int] = field(default_factory=dict)
+    sessions: Mapping[str, BfdSession] = field(default_factory=dict)
+    uplinks: Mapping[str, bool] = field(default_factory=dict)
     problems: tuple[Problem, ...] = ()

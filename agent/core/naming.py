@@ -133,6 +133,35 @@ def rule_comment(rule_id: str) -> str:
     return f"hp:{short_hash(rule_id)}"
 
 
+ROUTER_NAMESPACE = "qrouter-"
+
+
+def router_namespace(router_id: str) -> str:
+    """Return the network namespace of a router."""
+    return ROUTER_NAMESPACE + router_id
+
+
+def router_link_names(port_id: str, gateway: bool) -> tuple[str, str]:
+    """Return the veth pair of a router's port: the end on br-int, the end in the router's namespace."""
+    short = port_id[:PORT_ID_CHARS]
+    return "hpr-" + short, ("qg-" if gateway else "qr-") + short
+
+
+def peer_port_name(host: str) -> str:
+    """Return the tunnel port on which a host is watched (BFD)."""
+    return "hpb-" + hashlib.blake2b(host.encode(), digest_size=5).hexdigest()
+
+
+def host_mac(host: str, port_id: str) -> str:
+    """Return the MAC address that stands for a distributed router's port when *host* sends to a physical network.
+
+    Locally administered; 46 bits of a hash, so that no two are equal in practice.
+    """
+    digest = bytearray(hashlib.blake2b(f"{host}\n{port_id}".encode(), digest_size=6).digest())
+    digest[0] = digest[0] & 0xFC | 0x02
+    return digest.hex(":")
+
+
 def tunnel_port_name(encapsulation: str) -> str:
     """Return the flow-based tunnel port of an encapsulation (``vxlan``, ``geneve``)."""
     return f"hp-{encapsulation}"
