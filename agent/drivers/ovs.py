@@ -9,12 +9,19 @@ are (``iface-id``) belong to whoever plugged them, whatever their marks.
 
 One transaction per pass.  It waits for the database's commit and not for
 ``ovs-vswitchd``: an OpenFlow number appears in the switch's view when there is one.
+
+One thing needs more.  The userspace datapath reads a device through a packet socket,
+which it keeps when the device is deleted; the one that is made anew under the same name
+it never opens, not even when the port's row is replaced in one transaction.  So a port of
+ours knows the index of the device that it was made for, and when the device is another
+one the port is taken away, and added only after ``ovs-vswitchd`` has closed the old one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+import socket
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final
 from uuid import UUID
 
 from ovs.db import idl as ovs_idl
@@ -25,11 +32,13 @@ from agent.core.items import OvsBridge, OvsPort
 from agent.core.openflow import OPENFLOW_VERSION
 from agent.core.plan import Delta, Key, ObjectId, Value
 from agent.drivers.switch import LocalSwitch, Tables
-from agent.drivers.switch_rows import BridgeRow, PortRow, SwitchRows
+from agent.drivers.switch_rows import DEVICE_ID, BridgeRow, PortRow, SwitchRows
 
 COMMIT_SECONDS = 10.0  # for the database to answer; a third of the unit's WatchdogSec
+CLOSE_SECONDS = 1.0  # for ovs-vswitchd to close a device, before others have their turn
 MADE, ADOPTED = "made", "adopted"  # marks of bridges
 _BRIDGE, _PORT, _ALLOCATION = "bridge/", "port/", "allocation/"
+_ANOTHER_DEVICE: Final = (("device", "was made anew since"),)  # what is found in place of the options
 
 
 class OperatorError(ApplyError):
@@ -50,6 +59,7 @@ class OvsDriver:
     def __init__(self, switch: LocalSwitch, datapath_type: str = "") -> None:
         self._switch = switch
         self._datapath_type = datapath_type
+        self._closing: dict[Key, int] = {}  # ports whose devices ovs-vswitchd still has, until it is at that number
 
     def observe(self, keys: Mapping[Key, ObjectId] | None = None) -> dict[Key, Value]:
         """Read what is ours from the replica, which holds at least all that we have committed.
@@ -68,17 +78,51 @@ class OvsDriver:
         """
         if not self._switch.is_connected():
             raise ApplyError("Open vSwitch's database is away")  # without waiting for it
+        open_still = self._close_devices(delta)
         failed: dict[Key, Exception] = {}
 
         def build(txn: ovs_idl.Transaction, tables: Tables, rows: SwitchRows) -> None:
             failed.clear()  # the server may have asked to try again
-            failed.update(_Writer(txn, tables, rows).write(delta))
+            failed.update(_Writer(txn, tables, rows).write(delta, open_still))
 
         self._switch.transact(build, COMMIT_SECONDS)
         return failed
 
+    def _close_devices(self, delta: Delta) -> dict[Key, Exception]:
+        """Have devices closed that were made anew since; return the ports of *delta* for which that is not done yet."""
+        rows = self._switch.rows()
+        written = {*delta.creates, *delta.updates}
+        stale = {
+            _PORT + port.name
+            for port in rows.ports.values()
+            if _PORT + port.name in written and _is_ours(rows, port) and _is_of_another_device(port, device_index)
+        }
+        if stale:
 
-def observe_rows(rows: SwitchRows, datapath_type: str) -> dict[Key, Value]:
+            def build(txn: ovs_idl.Transaction, tables: Tables, rows: SwitchRows) -> None:
+                _Writer(txn, tables, rows).write(Delta(deletes=dict.fromkeys(stale, "")), {})
+
+            number = self._switch.transact_counted(build, COMMIT_SECONDS)
+            self._closing.update(dict.fromkeys(stale, number))
+        waits = {key: number for key, number in self._closing.items() if key in written}
+        if waits and not self._switch.wait_configured(max(waits.values()), CLOSE_SECONDS):
+            return {key: ApplyError(f"{key}: ovs-vswitchd still has the device that was deleted") for key in waits}
+        for key in waits:
+            del self._closing[key]
+        return {}
+
+
+def device_index(name: str) -> str:
+    """Return the index of a device of this host, "" if there is none."""
+    try:
+        return str(socket.if_nametoindex(name))
+    except OSError:
+        return ""
+
+
+def observe_rows(
+    rows: SwitchRows, datapath_type: str, index_of: Callable[[str], str] = device_index
+) -> dict[Key, Value]:
     """Return what is ours in *rows*."""
     items: dict[Key, Value] = {}
     owners: dict[UUID, str] = {}  # port -> name of its bridge
@@ -94,6 +138,8 @@ def observe_rows(rows: SwitchRows, datapath_type: str) -> dict[Key, Value]:
         if _is_ours(rows, port):
             interface = rows.interfaces[port.interfaces[0]]
             options = tuple(sorted(interface.options.items()))
+            if _is_of_another_device(port, index_of):
+                options = _ANOTHER_DEVICE
             items[_PORT + port.name] = OvsPort(port.name, owners.get(uuid, ""), interface.type, options)
     return items
 
@@ -102,6 +148,11 @@ def _is_ours(rows: SwitchRows, port: PortRow) -> bool:
     """Tell whether this driver made *port*: marked, one interface, and nobody's plug."""
     interfaces = [rows.interfaces.get(uuid) for uuid in port.interfaces] if port.mark is not None else []
     return len(interfaces) == 1 and interfaces[0] is not None and interfaces[0].iface_id is None
+
+
+def _is_of_another_device(port: PortRow, index_of: Callable[[str], str]) -> bool:
+    """Tell whether the device of *port* is not the one that it was made for; one that is not there will come."""
+    return bool(port.device) and index_of(port.name) not in ("", port.device)
 
 
 def _allocations(bridge: BridgeRow) -> Iterable[tuple[Key, Value]]:
@@ -125,10 +176,12 @@ class _Writer:
         self._bridge_of = {port: row.name for row in rows.bridges.values() for port in row.ports}
         self._new_ids: dict[str, dict[str, str]] = {}  # external_ids of bridges that this transaction makes
 
-    def write(self, delta: Delta) -> dict[Key, Exception]:
-        """Write all of *delta* that can be written; return the rest."""
-        failed: dict[Key, Exception] = {}
+    def write(self, delta: Delta, kept_back: Mapping[Key, Exception]) -> dict[Key, Exception]:
+        """Write all of *delta* that can be written; return the rest, *kept_back* included."""
+        failed = dict(kept_back)
         writes = {**delta.creates, **{key: new for key, (_, new) in delta.updates.items()}}
+        for key in kept_back:
+            del writes[key]
         # Bridges first: ports and numbers of the same transaction go onto them.
         for key in sorted(writes, key=lambda key: not key.startswith(_BRIDGE)):
             try:
@@ -197,7 +250,10 @@ class _Writer:
                     self._tables["Interface"].rows[old.interfaces[0]].options = options
                 return
             self._remove_port(uuid)
-        bridge.addvalue("ports", self._insert_port(want.name, want.type, options, {naming.EXTERNAL_ID: str(owner)}))
+        ids = {naming.EXTERNAL_ID: str(owner)}
+        if not want.type and (device := device_index(want.name)):
+            ids[DEVICE_ID] = device
+        bridge.addvalue("ports", self._insert_port(want.name, want.type, options, ids))
 
     def _insert_port(self, name: str, kind: str, options: Mapping[str, str], ids: Mapping[str, str]) -> Any:
         interface = self._txn.insert(self._tables["Interface"])

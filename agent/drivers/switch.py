@@ -84,6 +84,8 @@ class LocalSwitch:
         self._waits = False
         self._frozen: dict[str, dict[UUID, AnyRow]] = {name: {} for name in FREEZERS}  # the IDL's thread only
         self._lock = threading.Lock()  # guards everything below
+        self._refreshed = threading.Condition(self._lock)
+        self._configured = 0
         self._rows = SwitchRows()
         self._overlay = _Overlay()
         self._plugged: dict[UUID, PluggedInterface] = {}
@@ -124,6 +126,24 @@ class LocalSwitch:
         *build* gets the IDL's tables and the frozen form of the very same rows.
         """
         self._thread.transact(lambda txn: build(txn, self._idl.tables, self._rows), timeout)
+
+    def transact_counted(self, build: Callable[[ovs_idl.Transaction, Tables, SwitchRows], None], timeout: float) -> int:
+        """Commit as ``transact`` does; return the number of this state of the database, for ``wait_configured``."""
+        made: list[ovs_idl.Transaction] = []
+
+        def counted(txn: ovs_idl.Transaction) -> None:
+            made.append(txn)
+            build(txn, self._idl.tables, self._rows)
+            for row in self._idl.tables["Open_vSwitch"].rows.values():
+                row.increment("next_cfg")
+
+        self._thread.transact(counted, timeout)
+        return int(made[-1].get_increment_new_value() or 0)
+
+    def wait_configured(self, number: int, timeout: float) -> bool:
+        """Wait until ``ovs-vswitchd`` has done what the database said at *number*; False if that takes longer."""
+        with self._refreshed:
+            return self._refreshed.wait_for(lambda: self._configured >= number, timeout)
 
     def is_waiting_for_flows(self) -> bool:
         """Tell whether the switch forwards nothing until ``release_restore_wait`` is called."""
@@ -171,9 +191,12 @@ class LocalSwitch:
             if len(frozen) != len(live):  # a reconnected replica is emptied without a report
                 self._frozen[name] = {uuid: row for uuid, row in frozen.items() if uuid in live}
         self._waits = any(restore_wait_is_ours(row) for row in self._idl.tables["Open_vSwitch"].rows.values())
+        configured = max((row.cur_cfg for row in self._idl.tables["Open_vSwitch"].rows.values()), default=0)
         rows = SwitchRows(*(dict(self._frozen[name]) for name in ("Bridge", "Port", "Interface")))  # type: ignore[arg-type]
         with self._lock:
             self._rows = rows
+            self._configured = configured
+            self._refreshed.notify_all()
             self._overlay.pending -= changed_interfaces
             changed = self._rebuild()
         if changed:

@@ -18,9 +18,11 @@ from ovs.db import idl as ovs_idl
 from agent.core import naming
 
 IFACE_ID = "iface-id"
+DEVICE_ID = f"{naming.EXTERNAL_ID}-device"  # of a port of ours: the index of the device that it was made for
 RESTORE_WAIT, RESTORE_WAIT_MARK = "flow-restore-wait", "hostplane-flow-restore-wait"
 
 _STRING = {"type": "string"}
+_INTEGER = {"type": "integer"}
 _MAP = {"type": {"key": "string", "value": "string", "min": 0, "max": "unlimited"}}
 _OPTIONAL_STRING = {"type": {"key": "string", "min": 0, "max": 1}}
 _OPTIONAL_INTEGER = {"type": {"key": "integer", "min": 0, "max": 1}}
@@ -37,7 +39,13 @@ SCHEMA: Mapping[str, object] = {
     "tables": {
         "Open_vSwitch": {
             "isRoot": True,
-            "columns": {"bridges": _references("Bridge", 0), "other_config": _MAP, "external_ids": _MAP},
+            "columns": {
+                "bridges": _references("Bridge", 0),
+                "next_cfg": _INTEGER,
+                "cur_cfg": _INTEGER,
+                "other_config": _MAP,
+                "external_ids": _MAP,
+            },
         },
         "Bridge": {
             "columns": {
@@ -83,11 +91,12 @@ class BridgeRow:
 
 @dataclass(frozen=True, slots=True)
 class PortRow:
-    """A row of table Port."""
+    """A row of table Port; ``device`` is the index of the device that it was made for, "" if that is not known."""
 
     name: str
     interfaces: tuple[UUID, ...]
     mark: str | None
+    device: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,10 +172,12 @@ def freeze_bridge(row: Any) -> BridgeRow:
 def freeze_port(row: Any) -> PortRow:
     """Copy a row of table Port."""
     columns = row._data
+    ids = _map(columns["external_ids"])
     return PortRow(
         name=_one(columns["name"]) or "",
         interfaces=tuple(sorted(atom.value for atom in columns["interfaces"].values)),
-        mark=_map(columns["external_ids"]).get(naming.EXTERNAL_ID),
+        mark=ids.get(naming.EXTERNAL_ID),
+        device=ids.get(DEVICE_ID, ""),
     )
 
 

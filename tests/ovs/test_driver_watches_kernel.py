@@ -64,6 +64,18 @@ def running(watch: Watch) -> Iterator[None]:
         assert threading.active_count() == threads - 1
 
 
+def test_devices_that_are_asked_for_by_name_are_noticed_and_no_others():
+    calls = Calls()
+    with running(LinkWatch(calls, ("hp-dhcp", "hp-meta"))):
+        calls.after("ip link add hp-dhcp type veth peer name other")
+        shell("ip link set hp-dhcp up; ip link set other up; ip link add tapa type veth peer name eth0")
+        calls.after("ip link add hp-meta type veth peer name another")
+        calls.told.clear()
+        calls.after("ip link del another")
+        calls.after("ip link del hp-dhcp")
+        assert calls.told == [frozenset({"hp-meta"}), frozenset({"hp-dhcp"})]
+
+
 def test_devices_of_hybrid_plugs_are_noticed_and_others_are_not():
     calls = Calls()
     with running(LinkWatch(calls)):
