@@ -14,7 +14,7 @@ been told to drain it has the name, and so cannot be forgotten.
 With systemd (``start`` False) the responder is a unit of its own, which starts again
 by itself; then it is only found, and told to drain once if it is of another version.
 
-Its devices are watched, too: what somebody has deleted is read back at once.
+Its devices and its namespace are watched, too: what somebody has deleted is read back at once.
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ from agent.core.errors import Actor, AgentError, Problem
 from agent.core.plan import Driver
 from agent.core.reconciler import Reconciler
 from agent.drivers.link_watch import LinkWatch
+from agent.drivers.name_watch import NameWatch
 from agent.drivers.responder import ResponderDriver, Target
+from agent.namespace import FOLDER
 from agent.responder.protocol import SOCKET_NAME
 from agent.responder_client import ResponderAwayError, ResponderClient, ResponderSilentError
 from agent.responder_process import Child, ResponderPaths, kill, kill_last, launch, lock
@@ -45,7 +47,7 @@ LOG = logging.getLogger(__name__)
 
 REASON: Final = "responder"  # why the loop is woken: there is another one
 AWAY: Final = "responder-away"  # what operators should know of it has changed
-DEVICES: Final = "responder-devices"  # one of its devices has come or gone
+DEVICES: Final = "responder-devices"  # one of its devices has come or gone, or its namespace has
 ON_DEVICES: Final = ("netns", "links", "routes", "ovs", "responder")  # drivers of what hangs on them
 HELLO_SECONDS: Final = 10.0  # that a process which has just been started may take to answer
 GREET_SECONDS: Final = 5.0  # that one which an earlier agent has started may take
@@ -76,6 +78,7 @@ class Responding:
         self._thread = threading.Thread(target=self._run, name="responding", daemon=True)
         devices = (service_identity.DHCP_DEVICE, service_identity.METADATA_DEVICE)
         self._links = LinkWatch(lambda _: wake(DEVICES), devices)
+        self._namespace = NameWatch(FOLDER, service_identity.NAMESPACE)
         self._read, self._write = os.pipe()
         os.set_blocking(self._read, False)
         self._stopping = threading.Event()
@@ -110,6 +113,7 @@ class Responding:
         if self._thread.is_alive():
             self._thread.join(STOP_SECONDS)
         self._links.stop()
+        self._namespace.close()
         self._stats.close()
         self._driver.close()
         if self._child is not None:
@@ -230,9 +234,12 @@ class Responding:
     def _wait(self, seconds: float, *others: int) -> set[int] | None:
         """Wait for one of *others* or to be poked; return those that are readable, None after *seconds*."""
         poller = select.poll()
-        for descriptor in (self._read, *others):
+        namespace = self._namespace.fileno()
+        for descriptor in (self._read, *others, *(() if namespace is None else (namespace,))):
             poller.register(descriptor, select.POLLIN)
         ready = {descriptor for descriptor, _ in poller.poll(seconds * 1000)}
+        if namespace in ready and self._namespace.taken_out():
+            self._wake(DEVICES)
         with contextlib.suppress(BlockingIOError):
             os.read(self._read, 4096)
         return ready or None
