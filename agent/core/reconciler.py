@@ -94,6 +94,7 @@ class Reconciler:
         self._unread = {driver.name for driver in drivers}  # drivers whose contents we do not know
         self._unread_attempts: dict[str, tuple[int, float]] = {}
         self._unread_errors: dict[str, AgentError] = {}  # of these and of those before
+        self._told: set[str] = set()  # those whose failures in a row the log has
         self._written: dict[str, dict[Key, ObjectId]] = {}
         self._read_once: set[str] = set()
         self._sweeps = True  # whether the last pass deleted what nobody wants
@@ -529,7 +530,10 @@ class Reconciler:
     def _lose(self, name: str, error: AgentError) -> None:
         """Note that *name* cannot be read or written now."""
         attempts = self._unread_attempts.get(name, (0, 0.0))[0] + 1
-        if attempts == _remarkable(error):
+        if attempts == 1:
+            self._told.discard(name)
+        if attempts >= _remarkable(error) and name not in self._told:
+            self._told.add(name)
             LOG.error("driver %s cannot be used, retried: %s", name, error)
         self._unread.add(name)
         self._unread_errors[name] = error
