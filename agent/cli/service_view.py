@@ -9,6 +9,7 @@ from agent.cli.answer import Answer, count, flag, number, part, parts, text, wor
 from agent.cli.output import age
 
 MOST_MESSAGES = 6
+_WAYS = {"dhcp": "DHCP", "dhcpv6": "DHCPv6", "ra": "router advertisements"}
 _NAMES = {"dhcpv4": "DHCP", "dhcpv6": "DHCPv6", "ra": "router", "nd": "neighbor"}
 
 
@@ -20,6 +21,7 @@ def service_lines(found: Answer, now: float) -> Iterator[str]:
     offer = part(found, "offer")
     yield f"services   {'in place' if flag(found, 'in_place') else 'NOT IN PLACE'}{_offered(offer)}"
     yield from (f"waits for  {line}" for line in words(found, "unfinished"))
+    yield from _addresses(found)
     if text(found, "error"):
         yield f"asked      unknown: {text(found, 'error')}"
         return
@@ -38,13 +40,24 @@ def _offered(offer: Answer) -> str:
     facts = []
     if text(dhcp, "hostname"):
         facts.append(f"host name {text(dhcp, 'hostname')}")
-    servers = [text(subnet, "server") for subnet in parts(dhcp, "subnets") if "." in text(subnet, "server")]
-    if servers:
-        facts.append(f"DHCP server {', '.join(servers)}")
-    if metadata:
-        source = "the store" if flag(metadata, "from_store") else "Nova"
-        facts.append(f"metadata of instance {text(metadata, 'instance_id')} from {source}")
+    if metadata and flag(metadata, "from_store"):
+        facts.append(f"metadata of instance {text(metadata, 'instance_id')} from the store")
+    elif text(metadata, "instance_id"):
+        facts.append(f"metadata of instance {text(metadata, 'instance_id')} from Nova")
+    elif metadata:
+        facts.append("no metadata: without a device id Nova does not know the port")
     return "".join(f", {fact}" for fact in facts)
+
+
+def _addresses(found: Answer) -> Iterator[str]:
+    """Yield how the instance learns each of its addresses, or why not from us."""
+    addresses = parts(found, "addresses")
+    for address in addresses:
+        way, server = _WAYS.get(text(address, "by"), ""), text(address, "server")
+        told = f"by {way}{f' from {server}' if server else ''}" if way else f"NOT TOLD: {text(address, 'why_not')}"
+        yield f"address    {text(address, 'address')} {told}"
+    if not addresses and part(found, "offer"):
+        yield "address    none: the port has no fixed address on a subnet"
 
 
 def _metadata(last: Answer, now: float) -> Iterator[str]:

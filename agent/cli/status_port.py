@@ -23,7 +23,7 @@ def port_lines(answer: Answer, now: float) -> Iterator[str]:
         yield f"{text(port, 'name')} ({text(port, 'id')}) on network {network}"
         why = f": {text(port, 'reason')}" if text(port, "reason") else ""
         since = age(number(port, "since"), now)
-        yield f"state      {'up' if flag(port, 'up') else 'DOWN'} for {since}{why}"
+        yield f"state      {'up' if flag(port, 'up') else 'DOWN'}, unchanged for {since}{why}"
         ofport = number(port, "ofport")
         yield f"interface  {text(port, 'interface') or '-'}" + (
             "" if ofport is None else f", OpenFlow port {ofport:.0f}"

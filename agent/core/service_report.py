@@ -15,6 +15,7 @@ from agent.core.plan import Group, ItemRef, ObjectId, Plan
 from agent.core.report import ObjectStatus
 
 MOST_SHOWN = 10  # items that a service waits for
+_STATEFUL = "dhcpv6-stateful"  # a subnet's mode, as Neutron has them
 Json: TypeAlias = Mapping[str, Any]
 
 
@@ -33,6 +34,7 @@ class PortServices:
     ``offer`` is what it is answered, as the responder knows it (without user data);
     ``in_place`` tells that nothing is missing, else ``unfinished`` says what.  ``told`` is
     what the responder says of the port, None if it could not be asked, because of ``error``.
+    ``made_from`` are the ids of what else of the store it is made from.
     """
 
     port: PortId
@@ -41,6 +43,7 @@ class PortServices:
     unfinished: tuple[str, ...] = ()
     told: Json | None = None
     error: str | None = None
+    made_from: frozenset[str] = frozenset()
 
 
 def port_services(
@@ -62,8 +65,40 @@ def port_services(
             waits = sorted({ref for group in groups for ref in _refs(group)} & unfinished.keys())
             texts = tuple(f"{ref.driver} {ref.key}: {unfinished[ref].message}" for ref in waits[:MOST_SHOWN])
             told, error = _ask(ask, port)
-            found.append(PortServices(port, _offer(groups), not waits, texts, told, error))
+            subnets = snapshot.subnets.get(snapshot.ports[port].network, ())
+            made_from = frozenset(f"subnet:{subnet.id}" for subnet in subnets)
+            found.append(PortServices(port, _offer(groups), not waits, texts, told, error, made_from))
     return tuple(found)
+
+
+def addresses(offer: Json) -> list[Json]:
+    """Return how the port learns each of its addresses, of what is offered to it.
+
+    ``by`` is ``dhcp``, ``dhcpv6`` or ``ra`` (made by the instance from an advertised
+    prefix), None where we do not tell, because of ``why_not``.
+    """
+    dhcp = offer.get("dhcp") or {}
+    subnets = dhcp.get("subnets") or ()
+    return [{"address": address, **_way(subnets[place])} for address, place in dhcp.get("addresses") or ()]
+
+
+def _way(subnet: Json) -> Json:
+    cidr, server, mode = subnet["cidr"], subnet.get("server"), subnet.get("address_mode")
+    by = "dhcp" if ":" not in cidr else "dhcpv6" if mode == _STATEFUL else "ra"
+    why_not = None
+    if not subnet.get("dhcp", True):
+        why_not = "the subnet has DHCP off"
+    elif by == "dhcp" and server is None:
+        why_not = "the subnet has no server address"
+    elif by == "ra" and subnet.get("ra_mode") is None:
+        why_not = "the subnet has no IPv6 mode" if mode is None else "the subnet has no mode of router advertisements"
+    told = why_not is None
+    return {
+        "subnet": cidr,
+        "by": by if told else None,
+        "server": server if told and by == "dhcp" else None,
+        "why_not": why_not,
+    }
 
 
 def _ask(ask: Callable[[PortId], Json], port: PortId) -> tuple[Json | None, str | None]:

@@ -88,6 +88,11 @@ def plan_port(port: Port, network: Network, subnets: tuple[Subnet, ...], number:
         text = f"port {port.name or port.id}: {error}"
         problems.append(Problem(f"port:{port.id}/dhcp", field, text, Actor.CLOUD))
 
+    for ip in port.fixed_ips:
+        for subnet in subnets:
+            if subnet.server_address == ip.address:  # no writer of ours does that
+                what = f"{ip.address} is also the server address of subnet {subnet.name or subnet.id}"
+                tell("fixed_ips", InputError(f"{what}, which answers for it"))
     data = _port_data(port, network, subnets)
     if port.dhcp_options:
         data = _with_options(data, port.dhcp_options, tell)

@@ -68,9 +68,11 @@ def plan_port(port: Port, network: Network, subnets: tuple[Subnet, ...], number:
 def plan_service(service: MetadataService | None, limits: Limits) -> Served:
     """Plan what is the same for all ports: the service that is asked, None for none, and the limits.
 
-    Files are named here; who hands them over reads them.
+    One without a URL cannot be asked: its ports are told to come again later.  Files are
+    named here; who hands them over reads them.
     """
-    return served({"nova": None if service is None else asdict(service), "limits": asdict(limits)})
+    asked = asdict(service) if service is not None and service.url else None
+    return served({"nova": asked, "limits": asdict(limits)})
 
 
 def _aliases(port: Port, subnets: tuple[Subnet, ...], number: int) -> tuple[tuple[str, str], ...]:

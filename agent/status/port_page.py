@@ -16,12 +16,14 @@ from agent.core.filter_report import Count, PortFilter, RuleCounters
 from agent.core.model import Direction, SecurityGroup, SecurityGroupRule
 from agent.core.protocols import protocol_name
 from agent.core.report import AgentState
-from agent.core.service_report import PortServices
+from agent.core.service_report import PortServices, addresses
 from agent.status import answers
 from agent.status.answers import Json
 
 # Fields of the host's problems: what limits filters, and drivers that they cannot do without.
 _FOR_ALL = frozenset(("filters", "iptables_backend", "bridges", "ipset", "iptables", "members", "zones", "conntrack"))
+# The same of what answers instances.
+_FOR_SERVICES = frozenset(("responder", "netns", "links", "routes"))
 
 
 def ports(
@@ -45,11 +47,15 @@ def ports(
     for port in sorted(chosen, key=lambda port: port.id):
         found = by_port.get(port.id)
         own = (f"port:{port.id}", f"port:{port.id}/dhcp", f"port:{port.id}/metadata")
+        services_of = served.get(port.id)
         concerned = {*own, f"network:{port.network}", *(() if found is None else _objects(found))}
+        unanswered = [] if services_of is None else [p for p in state.problems if _is_of_services(p, services_of)]
         problems = [
             answers.problem_fields(problem)
             for problem in state.problems
-            if problem.object_id in concerned or (found is not None and _is_of_filters(problem))
+            if problem.object_id in concerned
+            or problem in unanswered
+            or (found is not None and _is_of_filters(problem))
         ]
         shown = None if found is None else _filter(found, counters)
         listed.append(
@@ -57,23 +63,32 @@ def ports(
                 **answers.port_fields(port, state),
                 "problems": problems,
                 "filter": shown,
-                "services": _services(served.get(port.id)),
+                "services": _services(services_of, broken=any(p.object_id == "host" for p in unanswered)),
             }
         )
     return {"ports": listed, "counters_error": error}
 
 
-def _services(found: PortServices | None) -> Json | None:
+def _services(found: PortServices | None, *, broken: bool) -> Json | None:
+    """Return what a port is answered; *broken* tells that this host has a problem with answering at all."""
     if found is None:
         return None
     told = dict(found.told or {})
     return {
-        "in_place": found.in_place,
+        "in_place": found.in_place and not broken,
         "unfinished": list(found.unfinished),
+        "addresses": addresses(found.offer),
         "offer": dict(found.offer),
         "last": told,
         "error": found.error,
     }
+
+
+def _is_of_services(problem: Problem, found: PortServices) -> bool:
+    """Tell whether a problem is about what this port's answers are made from, or about who gives them."""
+    if problem.object_id.startswith("metadata_service:"):
+        return found.offer.get("metadata", {}).get("from_store") is False
+    return problem.object_id in found.made_from or (problem.object_id == "host" and problem.field in _FOR_SERVICES)
 
 
 def _is_of_filters(problem: Problem) -> bool:

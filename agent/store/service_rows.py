@@ -129,7 +129,8 @@ def lacking_servers(subnets: Iterable[Subnet]) -> Iterator[Problem]:
         if found.dhcp and found.server_address is None and ":" not in found.cidr:
             text = f"subnet {found.name or found.id}: no server address: DHCP is not served"
             help_text = (
-                "write the subnet again (hostplane subnet set SUBNET --dhcp), or give it one with --server-address"
+                "once its pools have a free one, write it again (hostplane subnet set SUBNET --dhcp), or say which "
+                "with --server-address"
             )
             yield Problem(f"subnet:{found.id}", "server_address", f"{text}; {help_text}", Actor.OPERATOR)
 
@@ -196,5 +197,6 @@ def metadata_service(row: Any, doubts: Doubts) -> MetadataService:
     if bool(files["client_cert_file"]) is not bool(files["client_key_file"]):
         doubts.append(Doubt("", "client_cert_file", "a client certificate needs its key; both are left out"))
         files |= {"client_cert_file": "", "client_key_file": ""}
-    timeout = _checked(doubts, "", "timeout", service_values.timeout, one(row, "timeout"), other=_DEFAULTS.timeout)
+    said = one(row, "timeout") or _DEFAULTS.timeout  # 0 is what a row has that says nothing
+    timeout = _checked(doubts, "", "timeout", service_values.timeout, said, other=_DEFAULTS.timeout)
     return MetadataService(url=url, **files, insecure=one(row, "insecure"), timeout=timeout)

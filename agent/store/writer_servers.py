@@ -9,7 +9,7 @@ the low addresses that their owner expects.
 from __future__ import annotations
 
 from agent.core.service_identity import SERVER_MAC
-from agent.store import ipam, validate
+from agent.store import ipam, service_values, validate
 from agent.store.document import Unset
 from agent.store.validate import Subject
 from agent.store.writer_addresses import check_owner, holders, is_automatic
@@ -20,15 +20,16 @@ from agent.store.writer_view import Row, optional
 def settle(session: Session, subject: Subject, subnet: Row, wish: str | Unset) -> bool:
     """Give *subnet* the address that was wished for, one of its pools, or none; tell whether that changed anything.
 
-    An address that it has stays, unless it has become the gateway's.  Where there is no
-    room it gets none: its ports are worth more than DHCP, and the hosts say what is missing.
+    An address that it has stays, unless it has become the gateway's or is none of the subnet's
+    (as somebody may have written by hand).  Where there is no room it gets none: its ports
+    are worth more than DHCP, and the hosts say what is missing.
     """
     present = optional(subnet.server_address)
     if not isinstance(wish, Unset):
         address: str | None = _wished(session, subject, subnet, wish)
     elif not is_served(subnet):
         address = None
-    elif present is not None and [present] != subnet.gateway_ip:
+    elif present is not None and _is_sound(subnet, present):
         address = present
     else:
         address = _chosen(session, subnet)
@@ -38,6 +39,14 @@ def settle(session: Session, subject: Subject, subnet: Row, wish: str | Unset) -
     claim = [] if address is None else [session.insert("IP_Allocation", network=network, address=address)]
     session.update(subnet, server_address=[] if address is None else [address], server_allocation=claim)
     return True
+
+
+def _is_sound(subnet: Row, address: str) -> bool:
+    """Tell whether DHCP can be answered from what the row says."""
+    try:
+        return service_values.address(address) in ipam.network(subnet.cidr) and [address] != subnet.gateway_ip
+    except ValueError:
+        return False
 
 
 def is_served(subnet: Row) -> bool:

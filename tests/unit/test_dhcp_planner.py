@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from agent.core.errors import Actor
 from agent.core.model import FixedIp, Network, NetworkId, NetworkType, Port, PortId, Subnet, SubnetId
 from agent.core.service_identity import identity_mac
 from agent.dhcp.data import PortData, SubnetData, decode_port
@@ -140,3 +141,12 @@ STATEFUL = replace(SUBNET6, ipv6_address_mode="dhcpv6-stateful", ipv6_ra_mode=No
 )  # fmt: skip
 def test_what_is_spoken_on_a_network(subnets, expected):
     assert protocols(subnets) == expected
+
+
+def test_an_address_that_dhcp_is_answered_from_as_well_is_named():
+    taken = replace(SUBNET4, server_address="10.0.0.5")
+    plan = plan_port(PORT, NETWORK, (taken, SUBNET6), 7)
+    (problem,) = plan.problems
+    assert (problem.object_id, problem.field, problem.actor) == ("port:p/dhcp", "fixed_ips", Actor.CLOUD)
+    assert problem.text.startswith("port vm1: 10.0.0.5 is also the server address of subnet four")
+    assert plan.served is not None, "its other address is still told"

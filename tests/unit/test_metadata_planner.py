@@ -91,6 +91,11 @@ def test_a_key_that_makes_no_sense_takes_only_itself():
     assert [p.object_id for p in plan.problems] == ["port:p/metadata"] * 2
 
 
+def test_a_service_that_cannot_be_asked_is_not_asked_and_its_ports_are_not_told_something_else():
+    assert json.loads(plan_service(MetadataService("", "/etc/secret"), Limits()).data)["nova"] is None
+    assert told(service=True).content is None
+
+
 @pytest.mark.parametrize("service", [None, MetadataService("https://nova:8775", "/etc/secret", insecure=True)])
 def test_the_service_is_named_with_its_files_and_the_limits(service):
     value = json.loads(plan_service(service, Limits(rate=2, burst=3, connections=4)).data)

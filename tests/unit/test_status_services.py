@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,9 @@ import pytest
 
 from agent.cli.main import main
 from agent.config import StatusConfig
-from agent.core.errors import ApplyError
+from agent.core.errors import Actor, ApplyError, Problem
 from agent.core.items import Served
-from agent.core.model import HostName, HostSnapshot, NetworkId, Port, PortId
+from agent.core.model import HostName, HostSnapshot, NetworkId, Port, PortId, Subnet, SubnetId
 from agent.core.plan import Group, ItemRef, ObjectId, Plan
 from agent.core.report import ItemState, ObjectStatus, PortState
 from agent.core.service_report import PortServices, ServiceCounts, port_services
@@ -25,7 +26,20 @@ from tests.fakes.status_source import FakeSource
 
 PORT = Port(PortId("p1"), "vm1", NetworkId("n"), "fa:16:3e:00:00:01", ())
 SNAPSHOT = HostSnapshot(HostName("host1"), in_sync=True, ports={PORT.id: PORT})
-DHCP = {"identity": "02:48:50:01:00:07", "port": {"hostname": "vm1", "subnets": [{"server": "10.0.0.254"}]}}
+SUBNETS: list[dict[str, Any]] = [
+    {"cidr": "10.0.0.0/24", "server": "10.0.0.254", "dhcp": True},
+    {"cidr": "10.1.0.0/24", "server": None, "dhcp": False},
+    {"cidr": "10.2.0.0/24", "server": None, "dhcp": True},
+    {"cidr": "2001:db8:1::/64", "dhcp": True, "address_mode": "slaac", "ra_mode": "slaac"},
+    {"cidr": "2001:db8:2::/64", "dhcp": True, "address_mode": "dhcpv6-stateful", "ra_mode": "dhcpv6-stateful"},
+    {"cidr": "2001:db8:3::/64", "dhcp": True, "address_mode": None, "ra_mode": None},
+]
+ADDRESSES = [["10.0.0.5", 0], ["10.1.0.5", 1], ["10.2.0.5", 2], ["2001:db8:1::5", 3], ["2001:db8:2::5", 4]]
+LAST = ["2001:db8:3::5", 5]
+DHCP = {
+    "identity": "02:48:50:01:00:07",
+    "port": {"hostname": "vm1", "addresses": [*ADDRESSES, LAST], "subnets": SUBNETS},
+}
 METADATA = {"instance_id": "i-1", "aliases": [["100.64.1.1", "10.0.0.5"]], "content": {"user_data": "c2VjcmV0"}}
 TOLD: Mapping[str, Any] = {
     "messages": [{"at": 1990.0, "protocol": "dhcpv4", "message": "request", "result": "ack"}],
@@ -112,9 +126,15 @@ def hostplane(source: FakeSource, tmp_path: Path, capsys: Any, monkeypatch: Any)
 
 def test_people_see_what_a_port_gets_and_asked(hostplane: Callable[..., str]) -> None:
     lines = hostplane("vm1").splitlines()
-    assert (
-        "services   in place, host name vm1, DHCP server 10.0.0.254, metadata of instance i-1 from the store" in lines
-    )
+    assert "services   in place, host name vm1, metadata of instance i-1 from the store" in lines
+    assert [line.removeprefix("address    ") for line in lines if line.startswith("address")] == [
+        "10.0.0.5 by DHCP from 10.0.0.254",
+        "10.1.0.5 NOT TOLD: the subnet has DHCP off",
+        "10.2.0.5 NOT TOLD: the subnet has no server address",
+        "2001:db8:1::5 by router advertisements",
+        "2001:db8:2::5 by DHCPv6",
+        "2001:db8:3::5 NOT TOLD: the subnet has no IPv6 mode",
+    ]
     assert "asked      DHCP request: ack, 10.0 s ago" in lines
     assert "told       router advertisement, 1 min ago" in lines
     assert "asked      metadata GET /openstack: 200, 2.0 s ago, from 10.0.0.5" in lines
@@ -131,10 +151,46 @@ def test_people_see_why_it_is_not_known(hostplane: Callable[..., str], source: F
     assert "services   none: the port is not answered anything" in hostplane("vm1")
 
 
+@pytest.mark.parametrize(
+    ("problem", "in_place"),
+    [
+        (Problem("subnet:s1", "dns_nameservers", "subnet blue4: name server 'x'; left out", Actor.CLOUD), True),
+        (Problem("metadata_service:m", "url", "metadata service: url 'x'; left out", Actor.CLOUD), True),
+        (Problem("host", "responder", "the user hostplane-responder does not exist", Actor.OPERATOR), False),
+    ],
+)
+def test_people_see_what_is_wrong_with_what_the_port_is_answered(
+    hostplane: Callable[..., str], source: FakeSource, problem: Problem, in_place: bool
+) -> None:
+    asks_nova = Group(
+        ObjectId("port:p1/metadata"),
+        {"responder": {"metadata p1": Served("m", '{"instance_id": "", "content": null}')}},
+    )
+    nova = Plan({**plan().groups, asks_nova.object_id: asks_nova})
+    subnet = Subnet(SubnetId("s1"), "blue4", PORT.network, "10.0.0.0/24", None)
+    snapshot = replace(SNAPSHOT, subnets={PORT.network: (subnet,)})
+    source.services = port_services("vm1", snapshot, nova, {}, ask)
+    source.current = replace(source.current, problems=(problem, Problem("subnet:other", "f", "other", Actor.CLOUD)))
+    lines = hostplane("vm1").splitlines()
+    state = "in place" if in_place else "NOT IN PLACE"
+    nobody = "no metadata: without a device id Nova does not know the port"
+    assert f"services   {state}, host name vm1, {nobody}" in lines
+    assert [line for line in lines if line.startswith("problem")] == [
+        f"problem    {problem.text} (who must act: {problem.actor})"
+    ]
+
+
+def test_a_port_without_an_address_is_said_to_have_none(hostplane: Callable[..., str], source: FakeSource) -> None:
+    offer = {"dhcp": {"hostname": "", "addresses": [], "subnets": SUBNETS}}
+    source.services = (PortServices(PORT.id, offer, True, (), TOLD),)
+    assert "address    none: the port has no fixed address on a subnet" in hostplane("vm1").splitlines()
+
+
 def test_programs_get_every_field_that_is_documented(hostplane: Callable[..., str]) -> None:
     text = (Path(__file__).parents[2] / "docs" / "status.md").read_text()
     (port,) = json.loads(hostplane("vm1", "-o", "json"))["ports"]
-    fields = {*port["services"], *port["services"]["last"], *port["services"]["last"]["messages"][0]}
+    services = port["services"]
+    fields = {*services, *services["addresses"][0], *services["last"], *services["last"]["messages"][0]}
     assert {name for name in fields if f"`{name}`" not in text} == set()
 
 

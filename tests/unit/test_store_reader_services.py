@@ -233,3 +233,26 @@ def test_a_metadata_service_that_cannot_be_asked_is_named_and_nobody_is_served_a
     assert problem.text.startswith("metadata service: ")
     assert words in problem.text
     assert snapshot.metadata_service == service
+
+
+def test_a_metadata_service_that_says_no_time_out_has_the_usual_one(
+    server: StoreServer, followed: Followed, writer: Writer
+) -> None:
+    revision = writer.set_metadata_service(MetadataServiceFields(url="https://nova", secret_file="/secret")).revision
+    followed.until(lambda s: s.revision == revision)
+    update(server, "Metadata_Service", {"timeout": 0.0, "ca_file": "/ca"})  # as in a row that others insert without
+    snapshot = followed.until(lambda s: s.metadata_service and s.metadata_service.ca_file)
+    assert snapshot.metadata_service == MetadataService("https://nova", "/secret", "/ca")
+    assert snapshot.problems == ()
+
+
+def test_writing_a_subnet_again_gives_it_a_server_address_that_makes_sense(
+    server: StoreServer, followed: Followed, writer: Writer
+) -> None:
+    followed.until(lambda s: s.ports)
+    update(server, "Subnet", {"server_address": "10.99.0.1"})
+    followed.until(lambda s: s.problems)
+    revision = writer.set_subnet("blue4", SubnetFields(dhcp=True)).revision
+    snapshot = followed.until(lambda s: s.revision == revision)
+    assert the_subnet(snapshot).server_address == "10.0.0.253", "254 is still its own while it chooses"
+    assert snapshot.problems == ()
