@@ -80,6 +80,13 @@ FORWARD_CHAIN = "hp-forward"
 INPUT_CHAIN = "hp-input"
 ACCEPT_CHAIN = "hp-accept"
 TREE_CHAIN = "hp-t"
+# Of routers, in their namespaces.
+NOTRACK_CHAIN = "hp-notrack"
+DNAT_CHAIN = "hp-dnat"
+FLOATING_CHAIN = "hp-floating"
+SNAT_CHAIN = "hp-snat"
+MSS_CHAIN = "hp-mss"
+_LIST_CHAINS = frozenset((TREE_CHAIN, NOTRACK_CHAIN, DNAT_CHAIN, FLOATING_CHAIN))
 LOG_GROUP = 4850  # NFLOG
 
 
@@ -110,7 +117,7 @@ def logged_accept_chain(rule_id: str) -> str:
 
 def is_list_chain(chain: str) -> bool:
     """Tell whether the order of the rules in a chain of ours means nothing (each is an item of its own)."""
-    return chain == TREE_CHAIN or chain.startswith(("hp-t-", "hp-g-"))
+    return chain in _LIST_CHAINS or chain.startswith(("hp-t-", "hp-g-"))
 
 
 def is_our_chain(chain: str) -> bool:

@@ -27,7 +27,7 @@ from agent.command import Runner
 from agent.core.errors import Actor, ApplyError, CommandError, Problem
 from agent.core.plan import Delta, Key, ObjectId, Value
 from agent.drivers.iptables_save import TABLE, parse_save, split_key
-from agent.drivers.iptables_table import PROGRAMS, FilterTable
+from agent.drivers.iptables_table import PROGRAMS, FamilyTables
 
 BACKENDS = ("nft", "legacy")
 LOCK_WAIT = 5  # seconds
@@ -47,7 +47,7 @@ class IptablesDriver:
         self._run = run
         self._backend = backend
         suffix = f"-{backend}" if backend else ""
-        self._tables = {family: FilterTable(run, family, suffix, lock_wait) for family in PROGRAMS}
+        self._tables = {family: FamilyTables(run, family, suffix, lock_wait) for family in PROGRAMS}
 
     def observe(self, keys: Mapping[Key, ObjectId] | None = None) -> dict[Key, Value]:
         """Read back what is ours, or those of *keys* that exist.

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is to be written to a filter table, as the input of ``iptables-restore --noflush``.
+"""What is to be written to tables of iptables, as the input of ``iptables-restore --noflush``.
 
-Such a script is one transaction.  In it ``:chain - [0:0]`` makes a chain, or empties it
+What such a script has for one table is one transaction.  In it ``:chain - [0:0]`` makes a chain, or empties it
 if it is there (iptables-restore(8)), so ordered chains are declared and filled again,
 and list chains are declared only when they are new.
 """
@@ -14,8 +14,9 @@ from dataclasses import dataclass
 
 from agent.core import naming
 from agent.core.plan import Key
-from agent.drivers.iptables_save import FIRST, LIST, TABLE, chain_key, count_times, split_key, targets
+from agent.drivers.iptables_save import FIRST, LIST, chain_key, count_times, split_key, targets
 
+TABLES = ("raw", "mangle", "nat", "filter")  # in the order in which packets meet them
 _LINES = re.compile(r"^(?:Error occurred at line: |line |[\w-]+: line )(\d+)(?::? ?failed|:|$)", re.MULTILINE)
 _NO_CHAIN = re.compile(r"Chain '(.+)' does not exist")
 _NOISE = re.compile(r"^(?:Error occurred at line: \d+|Try .* for more information\.|)$")
@@ -45,13 +46,24 @@ class Step:
     """What has to be done for one item, in the parts of the script that it belongs to."""
 
     want: Want
+    table: str
     chain: str
     declare: bool = False
     remove: tuple[str, ...] = ()  # rules of the chain, as they are printed
     append: tuple[str, ...] = ()
     insert: str | None = None
     drop: bool = False
-    targets: frozenset[str] = frozenset()  # chains of ours that are jumped to
+    targets: frozenset[str] = frozenset()  # chains of ours, of the same table, that are jumped to
+
+    @property
+    def place(self) -> str:
+        """Table and chain, which tell it from chains of that name in other tables."""
+        return f"{self.table} {self.chain}"
+
+    @property
+    def leads_to(self) -> frozenset[str]:
+        """The places of ``targets``."""
+        return frozenset(f"{self.table} {chain}" for chain in self.targets)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,16 +80,31 @@ def plan_steps(wants: Iterable[Want], present: Mapping[Key, str], raw: Mapping[K
     dropped = {want.key for want in todo if want.value is None}
     steps = []
     for want in todo:
-        family, _, chain, rule = split_key(want.key)
+        family, table, chain, rule = split_key(want.key)
         if rule is None:
-            steps.append(_chain_step(want, chain))
-        elif want.value is not None or chain_key(int(family), chain) not in dropped:  # else it goes with its chain
-            steps.append(_rule_step(want, chain, present.get(want.key), raw.get(want.key, rule)))
+            steps.append(_chain_step(want, table, chain))
+        elif want.value is not None or chain_key(int(family), table, chain) not in dropped:  # else it goes with it
+            steps.append(_rule_step(want, table, chain, present.get(want.key), raw.get(want.key, rule)))
     return steps
 
 
 def render(steps: Sequence[Step]) -> Script:
     """Return the script of *steps*: jumps come before other rules, and chains go when nothing refers to them."""
+    by_table: dict[str, list[Step]] = {}
+    for step in steps:
+        by_table.setdefault(step.table, []).append(step)
+    lines: list[tuple[str, Step | None]] = []
+    for table in sorted(by_table, key=_rank):
+        lines += [(f"*{table}", None), *_lines(by_table[table]), ("COMMIT", None)]
+    return Script("".join(f"{line}\n" for line, _ in lines), tuple(step for _, step in lines))
+
+
+def _rank(table: str) -> tuple[int, str]:
+    return (TABLES.index(table) if table in TABLES else len(TABLES)), table
+
+
+def _lines(steps: Iterable[Step]) -> list[tuple[str, Step]]:
+    """Return the lines for one table, each with its step."""
     parts: tuple[list[tuple[str, Step]], ...] = ([], [], [], [], [], [])
     for step in steps:
         chain = step.chain
@@ -91,9 +118,7 @@ def render(steps: Sequence[Step]) -> Script:
         if step.drop:
             parts[4].append((f"-F {chain}", step))
             parts[5].append((f"-X {chain}", step))
-    lines = [line for part in parts for line in part]
-    text = "\n".join([f"*{TABLE}", *(line for line, _ in lines), "COMMIT\n"])
-    return Script(text, (None, *(step for _, step in lines), None))
+    return [line for part in parts for line in part]
 
 
 def find_refused(stderr: str, script: Script) -> dict[Step, str]:
@@ -115,16 +140,16 @@ def without(
 ) -> tuple[list[Step], dict[Step, str]]:
     """Leave out *refused* and whatever needs a chain that they would have made; return the rest, and those with why.
 
-    *chains* are there already.
+    *chains* (table and name) are there already.
     """
     failed = dict(refused)
     left = [step for step in steps if step not in failed]
     while True:
-        missing = {step.chain for step in failed if step.declare and step.chain not in chains}
+        missing = {step.place for step in failed if step.declare and step.place not in chains}
         also = {
-            step: f"chain {min(needed)}, which it needs, could not be made"
+            step: f"chain {_name(min(needed))}, which it needs, could not be made"
             for step in left
-            if (needed := missing & ({step.chain} | step.targets))
+            if (needed := missing & ({step.place} | step.leads_to))
         }
         if not also:
             return left, failed
@@ -134,57 +159,62 @@ def without(
 
 def unreachable(steps: Sequence[Step], chains: Collection[str]) -> dict[Step, str]:
     """Return the steps that refer to, or fill, a chain of ours that neither is among *chains* nor made by *steps*."""
-    known = {*chains, *(step.chain for step in steps if step.declare)}
+    known = {*chains, *(step.place for step in steps if step.declare)}
     found = {}
     for step in steps:
-        needed = step.targets | ({step.chain} if step.append and naming.is_our_chain(step.chain) else frozenset())
+        needed = step.leads_to | ({step.place} if step.append and naming.is_our_chain(step.chain) else frozenset())
         if missing := needed - known:
-            found[step] = f"there is no chain {min(missing)}"
+            found[step] = f"there is no chain {_name(min(missing))}"
     return found
+
+
+def _name(place: str) -> str:
+    """Return the chain's name."""
+    return place.partition(" ")[2]
 
 
 def emptied(step: Step) -> Step:
     """Return what remains of deleting a chain that may not be deleted."""
-    return Step(step.want, step.chain, declare=True)
+    return Step(step.want, step.table, step.chain, declare=True)
 
 
 def in_order(steps: Sequence[Step]) -> list[Step]:
     """Return *steps* such that each comes after the chains that it needs, and what is taken away comes last."""
-    makers = {step.chain: step for step in steps if step.declare}
+    makers = {step.place: step for step in steps if step.declare}
     done: dict[Step, None] = {}
 
     def visit(step: Step, above: frozenset[str]) -> None:
-        for name in sorted((step.targets | {step.chain}) - above):
-            if name in makers:
-                visit(makers[name], above | {name})
+        for place in sorted((step.leads_to | {step.place}) - above):
+            if place in makers:
+                visit(makers[place], above | {place})
         done.setdefault(step)
 
     for step in steps:
         if step.declare or step.append or step.insert is not None:
-            visit(step, frozenset({step.chain} if step.declare else ()))
+            visit(step, frozenset({step.place} if step.declare else ()))
     for step in steps:
         done.setdefault(step)
     return list(done)
 
 
-def _chain_step(want: Want, chain: str) -> Step:
+def _chain_step(want: Want, table: str, chain: str) -> Step:
     if want.value is None:
-        return Step(want, chain, drop=True)
+        return Step(want, table, chain, drop=True)
     if want.value == LIST and naming.is_list_chain(chain):
-        return Step(want, chain, declare=True)
+        return Step(want, table, chain, declare=True)
     rules = tuple(want.text.splitlines())
-    return Step(want, chain, declare=True, append=rules, targets=targets(rules))
+    return Step(want, table, chain, declare=True, append=rules, targets=targets(rules))
 
 
-def _rule_step(want: Want, chain: str, present: str | None, raw: str) -> Step:
+def _rule_step(want: Want, table: str, chain: str, present: str | None, raw: str) -> Step:
     times = 0 if present is None else count_times(present)
     if want.value is None:
-        return Step(want, chain, remove=(raw,) * times)
+        return Step(want, table, chain, remove=(raw,) * times)
     if want.value == FIRST and not naming.is_our_chain(chain):
-        return Step(want, chain, remove=(raw,) * times, insert=want.text, targets=targets([want.text]))
+        return Step(want, table, chain, remove=(raw,) * times, insert=want.text, targets=targets([want.text]))
     if times:
-        return Step(want, chain, remove=(raw,) * (times - 1))
-    return Step(want, chain, append=(want.text,), targets=targets([want.text]))
+        return Step(want, table, chain, remove=(raw,) * (times - 1))
+    return Step(want, table, chain, append=(want.text,), targets=targets([want.text]))
 
 
 def reason_of(stderr: str, line: int | None = None) -> str:

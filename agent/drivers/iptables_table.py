@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ``filter`` table of one address family: read, written, and what to do when it is refused.
+"""Tables of one address family: read, written, and what to do when something is refused.
 
 What was last read or written is remembered, so that a change costs one process; it is
 read again as soon as something does not fit.
@@ -20,7 +20,6 @@ from agent.drivers.iptables_save import (
     LIST,
     TABLE,
     Saved,
-    chain_key,
     foreign_referrers,
     parse_save,
     rule_key,
@@ -49,7 +48,6 @@ MAX_TRIES = 12  # refused scripts after which what is refused is no longer looke
 MAX_RUNS = 64  # scripts handed over for one delta
 PROGRAMS = {4: "iptables", 6: "ip6tables"}
 _NOT_RUN = (126, 127)
-_EMPTY = f"*{TABLE}\nCOMMIT\n"
 
 
 @dataclass(slots=True)
@@ -60,14 +58,15 @@ class _Search:
     runs: int = 0
 
 
-class FilterTable:
-    """One family's table.
+class FamilyTables:
+    """One family's tables in the namespace that the thread is in: *table*, or all that there are if it is "".
 
     *suffix* chooses the backend (``-nft``, ``-legacy``, "" for the default); *lock_wait* is how
     many seconds other programs may hold the lock that the legacy backend has.
     """
 
-    def __init__(self, run: Runner, family: int, suffix: str, lock_wait: int) -> None:
+    def __init__(self, run: Runner, family: int, suffix: str, lock_wait: int, table: str = TABLE) -> None:
+        self._options = ("-t", table) if table else ()
         self._wait = ("-w", str(lock_wait))
         self._run = run
         self._family = family
@@ -85,7 +84,7 @@ class FilterTable:
             self._read()
             return {self._asked.get(key, key): self._as_asked(key, value) for key, value in self._known().items()}
         canonical = {_canonical_key(key): key for key in keys}
-        chains = {split_key(key)[2] for key in canonical}
+        chains = {split_key(key)[1:3] for key in canonical}
         if len(chains) * PROCESS_SECONDS > PROCESS_SECONDS + len(self._known()) * RULE_SECONDS:
             self._read()
         else:
@@ -94,24 +93,24 @@ class FilterTable:
         return {asked: self._as_asked(key, known[key]) for key, asked in canonical.items() if key in known}
 
     def save(self) -> str:
-        """Return the table as text, ours and what is not."""
-        return self._run((f"{self._program}-save", "-t", TABLE))
+        """Return the tables as text, ours and what is not."""
+        return self._run((f"{self._program}-save", *self._options))
 
     def _read(self) -> None:
-        """Read the whole table."""
+        """Read everything."""
         self._present = None
         saved = parse_save(self.save(), self._family)
         self._present, self._raw = saved.values, saved.raw
 
-    def _read_chains(self, chains: Collection[str], keys: Collection[Key]) -> None:
+    def _read_chains(self, chains: Collection[tuple[str, str]], keys: Collection[Key]) -> None:
         """Read *chains* one by one, and remember what became of *keys*."""
         saved = Saved()
-        for chain in chains:
-            text = self._list(chain)
+        for table, chain in chains:
+            text = self._list(table, chain)
             if text is None:
                 self._read()
                 return
-            read = parse_save(text, self._family)
+            read = parse_save(text, self._family, table)
             saved.values.update(read.values)
             saved.raw.update(read.raw)
         known = self._known()
@@ -119,10 +118,10 @@ class FilterTable:
             _put(known, key, saved.values.get(key))
             _put(self._raw, key, saved.raw.get(key))
 
-    def _list(self, chain: str) -> str | None:
+    def _list(self, table: str, chain: str) -> str | None:
         """Return the rules of *chain*, None if they cannot be had."""
         try:
-            return self._run((self._program, *self._wait, "-t", TABLE, "-S", chain))
+            return self._run((self._program, *self._wait, "-t", table, "-S", chain))
         except CommandError as err:
             # That there is no such chain is told in words that also mean other things.
             if err.returncode == 1:
@@ -142,7 +141,7 @@ class FilterTable:
     # Writing.
 
     def write(self, delta: Delta) -> dict[Key, Exception]:
-        """Write *delta* in one transaction; what is refused is left out and returned.
+        """Write *delta* by one program, a transaction for each table; what is refused is left out and returned.
 
         Raises CommandError when nothing can be written, and ApplyError when others have
         taken chains away in the meantime.
@@ -219,12 +218,23 @@ class FilterTable:
         if gone := before - known.keys() - {want.key for want in wants}:
             chain = split_key(min(gone))[2]
             raise ApplyError(f"{PROGRAMS[self._family]}: somebody else has deleted chain {chain}: all is read again")
-        if self._restore(Script(_EMPTY, (None, None))) is not None:
+        todo = plan_steps(wants, known, self._raw)
+        empty = "".join(f"*{table}\nCOMMIT\n" for table in sorted({step.table for step in todo} or {TABLE}))
+        if self._restore(Script(empty, ())) is not None:
             raise error  # whatever is handed over
-        steps = plan_steps(wants, known, self._raw)
         chains = self._chains()
-        steps, failed = without(steps, unreachable(steps, chains), chains)
+        steps, failed = without(todo, unreachable(todo, chains), chains)
         search = _Search(failed)
+        for table in sorted({step.table for step in steps}):  # each is in or not, whatever becomes of the others
+            self._write_table([step for step in steps if step.table == table], chains, search)
+        failed = self._with_referrers(search.failed)
+        self._read()  # written in parts: see what came of it
+        bad = {step.want.key for step in failed}
+        rest = plan_steps([want for want in wants if want.key not in bad], self._known(), self._raw)
+        return failed | dict.fromkeys(rest, "is not so after it was written")
+
+    def _write_table(self, steps: list[Step], chains: Collection[str], search: _Search) -> None:
+        """Write as much of one table's *steps* as can be."""
         for _ in range(MAX_TRIES):
             if (refusal := self._try(steps, search)) is None:
                 break
@@ -237,11 +247,6 @@ class FilterTable:
             steps += [emptied(step) for step in refused if step.drop]  # what is in them can go all the same
         else:
             search.failed |= dict.fromkeys(steps, f"not written: {MAX_TRIES} other items were refused")
-        failed = self._with_referrers(search.failed)
-        self._read()  # written in parts: see what came of it
-        bad = {step.want.key for step in failed}
-        rest = plan_steps([want for want in wants if want.key not in bad], self._known(), self._raw)
-        return failed | dict.fromkeys(rest, "is not so after it was written")
 
     def _try(self, steps: Sequence[Step], search: _Search) -> CommandError | None:
         """Write *steps*; return why they were refused."""
@@ -264,8 +269,8 @@ class FilterTable:
                 self._write_parts(left, search, refused)
 
     def _chains(self) -> set[str]:
-        """Return the chains of ours that are there."""
-        return {split_key(key)[2] for key in self._known() if key.count(" ") == 2}
+        """Return the chains of ours that are there, each behind the name of its table."""
+        return {key.partition(" ")[2] for key in self._known() if key.count(" ") == 2}
 
     def _with_referrers(self, failed: Mapping[Step, str]) -> dict[Step, str]:
         """Say of chains that could not be deleted whose rules refer to them."""
@@ -275,14 +280,14 @@ class FilterTable:
         text = self.save()
         named = dict(failed)
         for step in dropped:
-            if rules := foreign_referrers(text, step.chain):
+            if rules := foreign_referrers(text, step.chain, step.table):
                 named[step] = f"a rule that is not ours refers to it: {rules[0]} ({failed[step]})"
         return named
 
 
 def _canonical_key(key: Key) -> Key:
-    family, _, chain, rule = split_key(key)
-    return chain_key(int(family), chain) if rule is None else rule_key(int(family), chain, canonical_rule(rule))
+    family, table, chain, rule = split_key(key)
+    return key if rule is None else rule_key(int(family), table, chain, canonical_rule(rule))
 
 
 def _asked_by(wants: Mapping[Key, Want], key: Key) -> tuple[Key, ...]:
