@@ -4,10 +4,10 @@
 A *block* holds the objects that are new or different and the ids of those that
 went, by noun, with generation and revision.  The first block of a file is the
 difference to the empty snapshot.  Of what may have thousands of members (the endpoints
-of a network, the rules of a group, the chunks of an owner) a block holds only those
-that differ; the id of one that went is ``<owner>/<member>``.  Unknown fields and nouns of a later version are
-ignored, so that an older daemon can still start from them; what it needs and does
-not find is an error.
+of a network, the rules of a group, the chunks of an owner, the floating IPs of a router) a
+block holds only those that differ; the id of one that went is ``<owner>/<member>``.
+Unknown fields and nouns of a later version are ignored, so that an older daemon can
+still start from them; what it needs and does not find is an error.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from agent.core.model import (
     Direction,
     Endpoint,
     FixedIp,
+    FloatingIp,
     Host,
     HostSnapshot,
     MetadataService,
@@ -31,6 +32,9 @@ from agent.core.model import (
     NetworkType,
     OwnerKind,
     Port,
+    PortForwarding,
+    Router,
+    RouterInterface,
     SecurityGroup,
     SecurityGroupRule,
     Subnet,
@@ -92,6 +96,9 @@ def apply(snapshot: HostSnapshot, block: Json) -> HostSnapshot:
         address_chunks=tables["address_chunks"],
         owners=tables["owners"],
         metadata_service=tables["metadata_service"].get(_THE_ONE),
+        routers=tables["routers"],
+        floating_ips=tables["floating_ips"],
+        port_forwardings=tables["port_forwardings"],
     )
 
 
@@ -114,6 +121,9 @@ def _tables(snapshot: HostSnapshot) -> dict[str, Mapping[Any, Any]]:
         "address_chunks": snapshot.address_chunks,
         "owners": snapshot.owners,
         "metadata_service": {} if snapshot.metadata_service is None else {_THE_ONE: snapshot.metadata_service},
+        "routers": snapshot.routers,
+        "floating_ips": snapshot.floating_ips,
+        "port_forwardings": snapshot.port_forwardings,
     }
 
 
@@ -130,6 +140,8 @@ _MEMBERS: Mapping[str, Callable[[Any], Mapping[Any, Any]]] = {
     "endpoints": _mapped,
     "address_chunks": _mapped,
     "security_groups": _rules,
+    "floating_ips": _mapped,
+    "port_forwardings": _mapped,
 }
 
 
@@ -181,9 +193,13 @@ def _pairs(data: Iterable[Sequence[str]]) -> tuple[tuple[str, str], ...]:
     return tuple((first, second) for first, second in data)
 
 
+def _fixed_ips(data: Json) -> tuple[FixedIp, ...]:
+    return tuple(FixedIp(**_known(FixedIp, item)) for item in data["fixed_ips"])
+
+
 def _port(data: Json, _: object) -> Port:
     nested = {
-        "fixed_ips": tuple(FixedIp(**_known(FixedIp, item)) for item in data["fixed_ips"]),
+        "fixed_ips": _fixed_ips(data),
         "allowed_address_pairs": tuple(
             AddressPair(**_known(AddressPair, item)) for item in data["allowed_address_pairs"]
         ),
@@ -230,6 +246,28 @@ def _owner(data: Json, _: object) -> AddressOwner:
     return AddressOwner(**{**_known(AddressOwner, data), "kind": OwnerKind(data["kind"])})
 
 
+def _interface(data: Json) -> RouterInterface:
+    return RouterInterface(**{**_known(RouterInterface, data), "fixed_ips": _fixed_ips(data)})
+
+
+def _router(data: Json, _: object) -> Router:
+    nested = {
+        "gateway_hosts": tuple(data["gateway_hosts"]),
+        "gateway": None if data["gateway"] is None else _interface(data["gateway"]),
+        "interfaces": tuple(map(_interface, data["interfaces"])),
+        "routes": _pairs(data["routes"]),
+    }
+    return Router(**{**_known(Router, data), **nested})
+
+
+def _floating_ips(data: Json, before: Mapping[str, FloatingIp] | None) -> dict[str, FloatingIp]:
+    return {**(before or {}), **{key: FloatingIp(**_known(FloatingIp, item)) for key, item in data.items()}}
+
+
+def _port_forwardings(data: Json, before: Mapping[str, PortForwarding] | None) -> dict[str, PortForwarding]:
+    return {**(before or {}), **{key: PortForwarding(**_known(PortForwarding, item)) for key, item in data.items()}}
+
+
 def _metadata_service(data: Json, _: object) -> MetadataService:
     return MetadataService(**_known(MetadataService, data))
 
@@ -244,4 +282,7 @@ _DECODERS: Mapping[str, Callable[[Any, Any], Any]] = {
     "address_chunks": _address_chunks,
     "owners": _owner,
     "metadata_service": _metadata_service,
+    "routers": _router,
+    "floating_ips": _floating_ips,
+    "port_forwardings": _port_forwardings,
 }

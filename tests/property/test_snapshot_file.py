@@ -29,7 +29,7 @@ PAIRS = st.lists(st.tuples(TEXT, TEXT), max_size=2).map(tuple)
 SUBNETS = st.lists(
     st.builds(
         model.Subnet, IDS, TEXT, IDS, TEXT, st.none() | TEXT, st.none() | TEXT, st.none() | TEXT, st.booleans(),
-        st.none() | TEXT, st.lists(TEXT, max_size=2).map(tuple), PAIRS,
+        st.none() | TEXT, st.lists(TEXT, max_size=2).map(tuple), PAIRS, TEXT,
     ),
     max_size=2,
 ).map(tuple)  # fmt: skip
@@ -43,7 +43,7 @@ ENDPOINTS = st.dictionaries(
 )
 HOSTS = st.builds(
     model.Host, IDS, st.none() | TEXT, st.frozensets(st.sampled_from(["vxlan", "geneve"]).map(model.NetworkType)),
-    st.dictionaries(TEXT, TEXT, max_size=2),
+    st.dictionaries(TEXT, TEXT, max_size=2), st.booleans(),
 )  # fmt: skip
 RULES = st.builds(
     model.SecurityGroupRule, IDS, st.sampled_from(model.Direction), st.sampled_from([4, 6]),
@@ -65,6 +65,22 @@ OWNERS = st.builds(model.AddressOwner, IDS, st.sampled_from(model.OwnerKind), TE
 METADATA_SERVICES = st.builds(model.MetadataService, TEXT, TEXT, TEXT, TEXT, TEXT, st.booleans(), st.floats(0.5, 99.0))
 
 
+INTERFACES = st.builds(
+    model.RouterInterface, IDS, IDS, TEXT, st.lists(st.builds(model.FixedIp, TEXT, IDS), max_size=2).map(tuple)
+)
+ROUTERS = st.builds(
+    model.Router, IDS, TEXT, TEXT, *[st.booleans()] * 4, st.lists(IDS, max_size=2).map(tuple), st.none() | INTERFACES,
+    st.lists(INTERFACES, max_size=2).map(tuple), PAIRS,
+)  # fmt: skip
+FLOATING_IPS = st.dictionaries(IDS, st.builds(model.FloatingIp, IDS, IDS, TEXT, TEXT, IDS, TEXT, IDS, TEXT), max_size=3)
+PORT_FORWARDINGS = st.dictionaries(
+    IDS,
+    st.builds(model.PortForwarding, IDS, IDS, st.integers(0, 9), TEXT, *[st.integers(1, 9)] * 2, IDS, TEXT,
+              *[st.integers(1, 9)] * 2),
+    max_size=3,
+)  # fmt: skip
+
+
 def by_id(values):
     return st.dictionaries(IDS, values, max_size=3)
 
@@ -73,7 +89,8 @@ SNAPSHOTS = st.builds(
     model.HostSnapshot, host=st.just(HOST), generation=TEXT, revision=st.integers(0, 9), in_sync=st.just(True),
     networks=by_id(NETWORKS), subnets=by_id(SUBNETS), ports=by_id(PORTS), endpoints=by_id(ENDPOINTS),
     hosts=by_id(HOSTS), security_groups=by_id(GROUPS), address_chunks=by_id(CHUNKS),
-    owners=by_id(OWNERS), metadata_service=st.none() | METADATA_SERVICES,
+    owners=by_id(OWNERS), metadata_service=st.none() | METADATA_SERVICES, routers=by_id(ROUTERS),
+    floating_ips=by_id(FLOATING_IPS), port_forwardings=by_id(PORT_FORWARDINGS),
 )  # fmt: skip
 
 
@@ -141,25 +158,55 @@ def test_a_rule_or_a_member_more_costs_a_line_and_not_the_group(tmp_path):
     assert SnapshotFile(path, HOST).load() == replace(third, stale=True)
 
 
+def test_one_floating_ip_more_costs_a_line_and_not_those_of_its_router(tmp_path):
+    router = model.RouterId("r")
+    ids = [model.FloatingIpId(f"f{number:04}") for number in range(1000)]
+    floating = {
+        key: model.FloatingIp(
+            key, router, f"203.0.{number >> 8}.{number & 255}", "fa:16:3e:00:00:01", model.PortId("p"), "10.0.0.4",
+            model.NetworkId("n"), HOST,
+        )
+        for number, key in enumerate(ids)
+    }  # fmt: skip
+    first = model.HostSnapshot(HOST, in_sync=True, floating_ips={router: floating})
+    path = tmp_path / "snapshot"
+    file = SnapshotFile(path, HOST)
+    file.save(first)
+    size = path.stat().st_size
+    less = dict(floating)
+    moved = replace(less.pop(ids[7]), id=model.FloatingIpId("f9"), host=model.HostName("host2"))
+    second = replace(first, revision=1, floating_ips={router: {**less, moved.id: moved}})
+    file.save(second)
+    assert path.stat().st_size - size < 400
+    assert SnapshotFile(path, HOST).load() == replace(second, stale=True)
+
+
 LATER = {
     "ports": ("filtered", "security_groups", "device_id", "project", "hostname", "dhcp_options", "metadata"),
-    "subnets": ("server_address", "dns_servers", "host_routes"),
+    "subnets": ("server_address", "dns_servers", "host_routes", "address_scope"),
+    "hosts": ("drain",),
 }
+LATER_NOUNS = ("routers", "floating_ips", "port_forwardings")
 
 
 def test_a_file_of_an_earlier_version_is_loaded(tmp_path):
     port = model.Port(model.PortId("p"), "p", model.NetworkId("n"), "fa:16:3e:00:00:01", ())
     subnet = model.Subnet(model.SubnetId("s"), "s", port.network, "10.0.0.0/24", None)
     path = tmp_path / "snapshot"
-    saved = model.HostSnapshot(HOST, in_sync=True, ports={port.id: port}, subnets={subnet.network: (subnet,)})
+    hosts = {HOST: model.Host(HOST)}
+    saved = model.HostSnapshot(
+        HOST, in_sync=True, ports={port.id: port}, subnets={subnet.network: (subnet,)}, hosts=hosts
+    )
     SnapshotFile(path, HOST).save(saved)
     header, block = (json.loads(line[9:]) for line in path.read_text().splitlines())
     for found, later in (
         (block["put"]["ports"]["p"], LATER["ports"]),
         (block["put"]["subnets"]["n"][0], LATER["subnets"]),
+        (block["put"]["hosts"]["host1"], LATER["hosts"]),
     ):
         for field in later:
             del found[field]
+    assert not block["put"].keys() & set(LATER_NOUNS)  # an older file has none of them
     bodies = (json.dumps(value) for value in (header, block))
     path.write_text("".join(f"{zlib.crc32(body.encode()):08x} {body}\n" for body in bodies))
     assert SnapshotFile(path, HOST).load() == replace(saved, stale=True)
