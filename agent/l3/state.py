@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which gateways are in use, as this host sees it: what the planners take from who watches them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from agent.core.model import HostName, RouterId
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """A host that this one watches (BFD), and is watched by.
+
+    ``interval`` is in milliseconds, of sending and of receiving; after three in vain the
+    peer counts as gone.
+    """
+
+    host: HostName
+    interval: int
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayState:
+    """``hosts``: the host whose gateway of a router is to be used, None while there is none.
+
+    ``active``: the routers whose gateway works here; that may be one more than ``hosts``
+    says, while another host takes over.  ``peers`` are sorted by host; ``path_down`` tells
+    them that no gateway here is to be used.
+    """
+
+    hosts: Mapping[RouterId, HostName | None] = field(default_factory=lambda: MappingProxyType({}))
+    active: frozenset[RouterId] = frozenset()
+    peers: tuple[Peer, ...] = ()
+    path_down: bool = False
