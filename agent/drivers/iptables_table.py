@@ -82,7 +82,7 @@ class FamilyTables:
         """Return what is there of ours, or of *keys*."""
         if keys is None:
             self._read()
-            return {self._asked.get(key, key): self._as_asked(key, value) for key, value in self._known().items()}
+            return self.recall()
         canonical = {_canonical_key(key): key for key in keys}
         chains = {split_key(key)[1:3] for key in canonical}
         if len(chains) * PROCESS_SECONDS > PROCESS_SECONDS + len(self._known()) * RULE_SECONDS:
@@ -91,6 +91,14 @@ class FamilyTables:
             self._read_chains(chains, canonical)
         known = self._known()
         return {asked: self._as_asked(key, known[key]) for key, asked in canonical.items() if key in known}
+
+    def recall(self) -> dict[Key, Value]:
+        """Return what was there of ours when it was read or written last."""
+        return {self._asked.get(key, key): self._as_asked(key, value) for key, value in self._known().items()}
+
+    def note_empty(self) -> None:
+        """Take it from somebody who has looked that nothing is there."""
+        self._present, self._raw = {}, {}
 
     def save(self) -> str:
         """Return the tables as text, ours and what is not."""
