@@ -1,9 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the gateways of routers are, as seen from this host.
-
-The store says which hosts a router may use and in which order; which of them it uses
-now each host finds out by itself (BFD).  This is all of it that the planner must know.
-"""
+"""Which gateways are in use, as this host sees it: what the planners take from who watches them."""
 
 from __future__ import annotations
 
@@ -15,17 +11,27 @@ from agent.core.model import HostName, RouterId
 
 
 @dataclass(frozen=True, slots=True)
-class GatewayState:
-    """Which routers speak for themselves here, and where the others do.
+class Peer:
+    """A host that this one watches (BFD), and is watched by.
 
-    ``active`` are the routers whose gateway is active on this host.  ``hosts`` is the
-    host that this one sends to for each router that it needs (its own name where it is
-    active), None while no gateway of the router can be reached.  A router that is in
-    neither is treated as one that cannot be reached.
+    ``interval`` is in milliseconds, of sending and of receiving; after three in vain the
+    peer counts as gone.
     """
 
-    active: frozenset[RouterId] = frozenset()
+    host: HostName
+    interval: int
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayState:
+    """``hosts``: the host whose gateway of a router is to be used, None while there is none.
+
+    ``active``: the routers whose gateway works here; that may be one more than ``hosts``
+    says, while another host takes over.  ``peers`` are sorted by host; ``path_down`` tells
+    them that no gateway here is to be used.
+    """
+
     hosts: Mapping[RouterId, HostName | None] = field(default_factory=lambda: MappingProxyType({}))
-
-
-NO_GATEWAYS = GatewayState()
+    active: frozenset[RouterId] = frozenset()
+    peers: tuple[Peer, ...] = ()
+    path_down: bool = False
