@@ -1,0 +1,248 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who has the gateways, over time: sessions as Open vSwitch reports them, and how long they are believed.
+
+A gateway goes at once and comes back slowly: a host whose gateways were not usable
+holds back for ``hold_down`` seconds, told to everybody by ``bfd:cpath_down``, and
+without preemption for as long as another gateway of its routers forwards.  One that
+hands over goes on forwarding what still reaches it for ``LINGER``.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Final, TypeAlias
+
+from agent.core import naming
+from agent.core.items import OvsPort
+from agent.core.model import (
+    BfdSession,
+    Endpoint,
+    EndpointId,
+    HostName,
+    HostSnapshot,
+    NetworkId,
+    Router,
+    RouterId,
+    SwitchView,
+)
+from agent.core.plan import Key, Value
+from agent.l2.settings import LocalSettings
+from agent.l3.gateways import Sight, choose, gateway_order, has_witness, peers_of, session_interval
+from agent.l3.state import GatewayState, Peer
+
+LOG = logging.getLogger(__name__)
+
+LINGER: Final = 0.4  # seconds: the others hear within one interval, and their flows take a moment
+CPATH_DOWN: Final = ("cpath_down", "true")
+
+
+Sessions: TypeAlias = Mapping[HostName, BfdSession | None]  # of all peers; None: there is none yet
+_NEVER: Final = BfdSession(up=True, forwarding=False)  # what stands for a session that was not there before
+
+
+class Reason(StrEnum):
+    """Why the gateways of this host are not to be used."""
+
+    NONE = ""
+    STARTING = "the host has not converged yet"
+    DRAINED = "the host is drained"
+    UPLINK = "the external uplink is lost"
+    HELD = "it was unusable a moment ago"
+    BEHIND = "another gateway is in use, and preemption is off"
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayReport:
+    """What operators see of it; ``alone``: none of the peers is heard."""
+
+    state: GatewayState = field(default_factory=GatewayState)
+    reason: Reason = Reason.NONE
+    detail: str = ""
+    alone: bool = False
+    sessions: Sessions = field(default_factory=lambda: MappingProxyType({}))
+    failovers: int = 0
+    conflicts: int = 0
+
+
+class Gateways:
+    """Decides in each pass; used by the reconcile thread.
+
+    *hold_down* in seconds.  ``decide`` returns the same object while nothing changes.
+    """
+
+    def __init__(self, own: HostName, settings: LocalSettings, hold_down: float, *, preempt: bool) -> None:
+        self._own = own
+        self._settings = settings
+        self._hold_down = hold_down
+        self._preempt = preempt
+        self._report = GatewayReport()
+        self._ready_since: float | None = None
+        self._lingering: dict[RouterId, float] = {}  # until when
+        self._members: dict[NetworkId, tuple[Mapping[EndpointId, Endpoint], frozenset[HostName]]] = {}
+        self._due: float | None = None
+
+    @property
+    def report(self) -> GatewayReport:
+        """What the last decision was made from; any thread."""
+        return self._report
+
+    def next_due(self) -> float | None:
+        """Return the monotonic time at which to decide again although nothing has changed."""
+        return self._due
+
+    def adopt(self, items: Mapping[Key, Value]) -> None:
+        """Go on where an earlier process ended: what it told the peers still holds (*items* of driver ``ovs``)."""
+        ports = [item for item in items.values() if isinstance(item, OvsPort) and item.bfd]
+        if ports and not any(CPATH_DOWN in port.bfd for port in ports):
+            self._ready_since = float("-inf")
+
+    def decide(self, snapshot: HostSnapshot, view: SwitchView, now: float, *, converged: bool) -> GatewayState:
+        """Return which gateways are in use; *converged* tells that a pass has ended, *now* is monotonic."""
+        self._due = None
+        routers = {id_: router for id_, router in snapshot.routers.items() if router.admin_state_up}
+        names = self._peers(routers.values(), snapshot)
+        sessions = {name: view.sessions.get(naming.peer_port_name(name)) for name in sorted(names)}
+        known = {name: session for name, session in sessions.items() if session is not None}
+        reason, detail = self._why_not(routers.values(), snapshot, view, known, now, converged=converged)
+        unheard = bool(names) and not any(session.up for session in known.values())
+        usable = reason is Reason.NONE
+        hosts: dict[RouterId, HostName | None] = {}
+        active: set[RouterId] = set()
+        for id_, router in routers.items():
+            alone = unheard and has_witness(self._own, router, names)
+            hosts[id_] = choose(router, Sight(self._own, known, usable, alone))
+            if hosts[id_] == self._own or self._lingers(id_, hosts[id_], alone=alone, now=now):
+                active.add(id_)
+        interval = session_interval(len(names))
+        peers = tuple(Peer(name, interval) for name in sessions)
+        state = GatewayState(hosts, frozenset(active), peers, path_down=not usable)
+        last = self._report.state.hosts
+        orders = [gateway_order(router) for id_, router in routers.items() if last.get(id_) == self._own]
+        conflicts = self._healed([order for order in orders if self._own in order], sessions)
+        return self._publish(state, reason, detail, sessions, conflicts, alone=unheard)
+
+    def _publish(
+        self, state: GatewayState, reason: Reason, detail: str, sessions: Sessions, conflicts: int, *, alone: bool
+    ) -> GatewayState:
+        last = self._report
+        if state == last.state:
+            state = last.state
+        moved = sum(
+            1 for id_, host in state.hosts.items() if last.state.hosts.get(id_) not in (None, host) and host is not None
+        )
+        for id_, host in state.hosts.items():
+            if id_ in last.state.hosts and last.state.hosts[id_] != host:
+                LOG.info("router %s: gateway %s instead of %s", id_, host or "nowhere", last.state.hosts[id_])
+        if conflicts:
+            LOG.warning("gateways could not see each other and were active twice: %d", conflicts)
+        failovers = last.failovers + moved
+        self._report = GatewayReport(state, reason, detail, alone, sessions, failovers, last.conflicts + conflicts)
+        return state
+
+    def _healed(self, orders: Collection[tuple[HostName, ...]], sessions: Sessions) -> int:
+        """Count preferred gateways that are back and never held back: they were active meanwhile, as was ours."""
+        last = self._report
+        back = {
+            host
+            for host, session in sessions.items()
+            if session is not None and session.forwarding and not _is_up(last.sessions.get(host, _NEVER))
+        }
+        return sum(any(host in back for host in order[: order.index(self._own)]) for order in orders)
+
+    def _lingers(self, router: RouterId, host: HostName | None, *, alone: bool, now: float) -> bool:
+        """Tell whether the gateway goes on here for a moment although another host has it now."""
+        if host is None or alone:
+            self._lingering.pop(router, None)
+            return False
+        if self._report.state.hosts.get(router) == self._own:
+            self._lingering[router] = now + LINGER
+        until = self._lingering.get(router, now)
+        if until > now:
+            self._wait_until(until)
+            return True
+        self._lingering.pop(router, None)
+        return False
+
+    def _why_not(
+        self,
+        routers: Collection[Router],
+        snapshot: HostSnapshot,
+        view: SwitchView,
+        sessions: Mapping[HostName, BfdSession],
+        now: float,
+        *,
+        converged: bool,
+    ) -> tuple[Reason, str]:
+        """Return why gateways here are not to be used, and what exactly."""
+        mine = [router for router in routers if self._own in gateway_order(router)]
+        host = snapshot.hosts.get(self._own)
+        lost = self._lost_uplink(mine, snapshot, view)
+        if self._ready_since is None and not converged:
+            reason, detail = Reason.STARTING, ""
+        elif host is not None and host.drain:
+            reason, detail = Reason.DRAINED, ""
+        elif lost:
+            reason, detail = Reason.UPLINK, lost
+        else:
+            return self._held_back(mine, sessions, now)
+        self._ready_since = None
+        return reason, detail
+
+    def _held_back(
+        self, mine: Collection[Router], sessions: Mapping[HostName, BfdSession], now: float
+    ) -> tuple[Reason, str]:
+        was_usable = self._report.reason is Reason.NONE and self._ready_since is not None
+        if self._ready_since is None:
+            self._ready_since = now
+        until = self._ready_since + self._hold_down
+        if now < until:
+            self._wait_until(until)
+            return Reason.HELD, f"for {until - now:.1f} s more"
+        if not self._preempt and not was_usable:
+            rivals = (name for router in mine for name in gateway_order(router) if name in sessions)
+            ahead = next((name for name in rivals if sessions[name].forwarding), None)
+            if ahead is not None:
+                return Reason.BEHIND, f"host {ahead}"
+        return Reason.NONE, ""
+
+    def _lost_uplink(self, mine: Collection[Router], snapshot: HostSnapshot, view: SwitchView) -> str:
+        """Return what external network this host cannot reach any more, "" if none."""
+        for router in mine:
+            network = snapshot.networks.get(router.gateway.network) if router.gateway is not None else None
+            if network is None or network.physnet is None:
+                continue
+            bridge = self._settings.bridge_mappings.get(network.physnet)
+            if bridge is None:
+                return f"physical network {network.physnet} of router {router.name} is mapped to no bridge here"
+            if bridge not in view.bridges or not view.uplinks.get(bridge, True):
+                return f"bridge {bridge} of physical network {network.physnet}"
+        return ""
+
+    def _peers(self, routers: Collection[Router], snapshot: HostSnapshot) -> frozenset[HostName]:
+        found: set[HostName] = set()
+        for router in routers:
+            if len(gateway_order(router)) > 1:
+                members: set[HostName] = set()
+                for interface in router.interfaces:
+                    members |= self._hosts_on(interface.network, snapshot)
+                found |= peers_of(self._own, router, members)
+        return frozenset(name for name in found if name in snapshot.hosts and snapshot.hosts[name].tunnel_address)
+
+    def _hosts_on(self, network: NetworkId, snapshot: HostSnapshot) -> frozenset[HostName]:
+        endpoints = snapshot.endpoints.get(network, {})
+        known = self._members.get(network)
+        if known is None or known[0] is not endpoints:
+            hosts = frozenset(endpoint.host for endpoint in endpoints.values() if endpoint.host)
+            known = self._members[network] = (endpoints, hosts)
+        return known[1]
+
+    def _wait_until(self, moment: float) -> None:
+        self._due = moment if self._due is None else min(self._due, moment)
+
+
+def _is_up(session: BfdSession | None) -> bool:
+    return session is not None and session.up

@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which gateway is used, as several hosts see it, while sessions come and go."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+
+import pytest
+
+from agent.core import naming
+from agent.core.items import OvsPort
+from agent.core.model import (
+    BfdSession,
+    Endpoint,
+    EndpointId,
+    FixedIp,
+    Host,
+    HostName,
+    HostSnapshot,
+    Network,
+    NetworkId,
+    NetworkType,
+    PortId,
+    Router,
+    RouterId,
+    RouterInterface,
+    SubnetId,
+    SwitchView,
+)
+from agent.gateways import LINGER, Gateways, Reason
+from agent.l2.settings import LocalSettings
+from agent.l3.state import GatewayState
+
+HOLD = 5.0
+EDGE = RouterId("edge")
+BLUE, PUBLIC = NetworkId("blue"), NetworkId("public")
+G1, G2, A = HostName("g1"), HostName("g2"), HostName("a")
+FORWARDING, UP, DOWN = BfdSession(True, True), BfdSession(True, False), BfdSession(False, False)
+SETTINGS = LocalSettings(bridge_mappings={"external": "br-ex"})
+
+
+def router(order: tuple[HostName, ...] = (G1, G2), *, ha: bool = True) -> Router:
+    gateway = RouterInterface(PortId("gw"), PUBLIC, "fa:16:3e:00:00:fe", (FixedIp("203.0.113.10", SubnetId("p4")),))
+    inside = RouterInterface(PortId("in"), BLUE, "fa:16:3e:00:00:01", (FixedIp("10.0.0.1", SubnetId("b4")),))
+    return Router(EDGE, "edge", gateway_hosts=order, gateway=gateway, interfaces=(inside,), ha=ha)
+
+
+def snapshot(own: HostName, edge: Router, members: Collection[HostName] = (A,), drained: str = "") -> HostSnapshot:
+    hosts = {name: Host(name, f"192.0.2.{n}", drain=name == drained) for n, name in enumerate((G1, G2, A), 1)}
+    endpoints = {
+        EndpointId(f"e-{name}"): Endpoint(EndpointId(f"e-{name}"), BLUE, f"fa:16:3e:00:01:0{n}", ("10.0.0.9",), name)
+        for n, name in enumerate(sorted(members))
+    }
+    networks = {PUBLIC: Network(PUBLIC, "public", NetworkType.FLAT, None, "external", 1500)}
+    return HostSnapshot(
+        own, in_sync=True, hosts=hosts, endpoints={BLUE: endpoints}, networks=networks, routers={EDGE: edge}
+    )
+
+
+def view(sessions: Mapping[HostName, BfdSession], *, uplink: bool = True) -> SwitchView:
+    named = {naming.peer_port_name(host): session for host, session in sessions.items()}
+    return SwitchView(connected=True, bridges=frozenset({"br-ex"}), sessions=named, uplinks={"br-ex": uplink})
+
+
+@dataclass
+class Seen:
+    """One host, and the time."""
+
+    own: HostName
+    edge: Router = field(default_factory=router)
+    members: tuple[HostName, ...] = (A,)
+    preempt: bool = True
+    now: float = 100.0
+
+    def __post_init__(self) -> None:
+        self.gateways = Gateways(self.own, SETTINGS, HOLD, preempt=self.preempt)
+
+    def at(
+        self,
+        later: float,
+        sessions: Mapping[HostName, BfdSession],
+        *,
+        uplink: bool = True,
+        drained: str = "",
+        converged: bool = True,
+    ) -> GatewayState:
+        self.now += later
+        shot = snapshot(self.own, self.edge, self.members, drained)
+        return self.gateways.decide(shot, view(sessions, uplink=uplink), self.now, converged=converged)
+
+    def settled(self, sessions: Mapping[HostName, BfdSession]) -> GatewayState:
+        self.at(0, sessions)
+        return self.at(HOLD, sessions)
+
+
+def test_a_host_uses_the_first_gateway_that_forwards() -> None:
+    seen = Seen(A)
+    assert seen.at(0, {G1: FORWARDING, G2: FORWARDING}).hosts == {EDGE: G1}
+    assert seen.at(1, {G1: DOWN, G2: FORWARDING}).hosts == {EDGE: G2}
+    assert seen.at(1, {G1: UP, G2: FORWARDING}).hosts == {EDGE: G2}
+    assert seen.at(1, {G1: FORWARDING, G2: FORWARDING}).hosts == {EDGE: G1}
+    assert seen.gateways.report.failovers == 2
+    assert not seen.at(1, {G1: FORWARDING}).active
+
+
+@pytest.mark.parametrize("sessions", [{}, {G1: DOWN, G2: DOWN}])
+def test_who_hears_no_gateway_sends_to_the_preferred_one(sessions: Mapping[HostName, BfdSession]) -> None:
+    assert Seen(A).at(0, sessions).hosts == {EDGE: G1}
+
+
+def test_while_all_gateways_are_drained_the_first_that_lives_goes_on() -> None:
+    assert Seen(A).at(0, {G1: UP, G2: UP}).hosts == {EDGE: G1}
+    assert Seen(A).at(0, {G1: DOWN, G2: UP}).hosts == {EDGE: G2}
+    first, second = Seen(G1), Seen(G2)
+    assert first.at(0, {G2: UP, A: UP}, drained=G1).active == {EDGE}
+    assert not second.at(0, {G1: UP, A: UP}, drained=G2).active
+
+
+def test_everybody_watches_the_gateways_and_gateways_watch_everybody() -> None:
+    assert [peer.host for peer in Seen(A).at(0, {}).peers] == [G1, G2]
+    assert [peer.host for peer in Seen(G1).at(0, {}).peers] == [A, G2]
+    assert [peer.host for peer in Seen(G2).at(0, {}).peers] == [A, G1]
+    assert not Seen(A, members=(G1,)).at(0, {}).peers
+
+
+@pytest.mark.parametrize("edge", [router((G1,)), router((G1, G2), ha=False)])
+def test_nobody_is_watched_where_there_is_nothing_to_choose(edge: Router) -> None:
+    first, second = Seen(G1, edge).at(0, {}, uplink=False), Seen(G2, edge).at(0, {})
+    assert (first.peers, first.active) == ((), {EDGE})
+    assert (second.peers, second.active, second.hosts) == ((), frozenset(), {EDGE: G1})
+
+
+def test_a_gateway_takes_over_when_none_before_it_forwards() -> None:
+    seen = Seen(G2)
+    assert not seen.settled({G1: FORWARDING, A: FORWARDING}).active
+    assert seen.at(1, {G1: DOWN, A: FORWARDING}).active == {EDGE}
+
+
+def test_a_gateway_that_hears_nobody_is_silent_at_once() -> None:
+    seen = Seen(G1)
+    assert seen.settled({G2: FORWARDING, A: FORWARDING}).active == {EDGE}
+    state = seen.at(1, {G2: DOWN, A: DOWN})
+    assert (state.active, state.hosts) == (frozenset(), {EDGE: None})
+
+
+def test_of_two_hosts_alone_the_one_that_is_left_takes_over() -> None:
+    """Nobody else could tell it that it is cut off."""
+    seen = Seen(G2, members=(G1, G2))
+    seen.settled({G1: FORWARDING})
+    assert seen.at(1, {G1: DOWN}).active == {EDGE}
+
+
+def test_who_comes_back_is_believed_after_the_hold_down() -> None:
+    seen = Seen(G1)
+    peers = {G2: FORWARDING, A: FORWARDING}
+    assert seen.at(0, peers, converged=False).path_down
+    assert seen.gateways.report.reason is Reason.STARTING
+    state = seen.at(1, peers)
+    assert (state.path_down, state.active, seen.gateways.report.reason) == (True, frozenset(), Reason.HELD)
+    assert seen.gateways.next_due() == seen.now + HOLD
+    state = seen.at(HOLD, peers)
+    assert (state.path_down, state.active) == (False, {EDGE})
+
+
+def test_a_lost_uplink_is_told_at_once_and_forgotten_slowly() -> None:
+    seen = Seen(G1)
+    peers = {G2: FORWARDING, A: FORWARDING}
+    assert not seen.settled(peers).path_down
+    assert seen.at(1, peers, uplink=False).path_down
+    assert (seen.gateways.report.reason, seen.gateways.report.detail) == (
+        Reason.UPLINK,
+        "bridge br-ex of physical network external",
+    )
+    assert seen.at(1, peers).path_down
+    assert not seen.at(HOLD, peers).path_down
+
+
+def test_a_drained_gateway_forwards_until_the_next_has_taken_over() -> None:
+    seen = Seen(G1)
+    seen.settled({G2: FORWARDING, A: FORWARDING})
+    state = seen.at(1, {G2: FORWARDING, A: FORWARDING}, drained=G1)
+    assert (state.path_down, state.hosts, state.active) == (True, {EDGE: G2}, {EDGE})
+    assert seen.gateways.next_due() == seen.now + LINGER
+    assert not seen.at(LINGER, {G2: FORWARDING, A: FORWARDING}, drained=G1).active
+
+
+def test_a_restarted_daemon_goes_on_where_the_last_one_ended() -> None:
+    port = OvsPort("hpb-1", "br-int", "vxlan", (), (("enable", "true"),))
+    seen = Seen(G1)
+    seen.gateways.adopt({"port/hpb-1": port})
+    state = seen.at(0, {G2: FORWARDING, A: FORWARDING}, converged=False)
+    assert (state.path_down, state.active) == (False, {EDGE})
+    told = Seen(G1)
+    told.gateways.adopt({"port/hpb-1": OvsPort("hpb-1", "br-int", "vxlan", (), (("cpath_down", "true"),))})
+    assert told.at(0, {G2: FORWARDING, A: FORWARDING}, converged=False).path_down
+
+
+def test_without_preemption_who_comes_back_stays_behind_while_another_forwards() -> None:
+    seen = Seen(G1, preempt=False)
+    state = seen.settled({G2: FORWARDING, A: FORWARDING})
+    assert (state.path_down, state.hosts) == (True, {EDGE: G2})
+    assert seen.gateways.report.reason is Reason.BEHIND
+    assert seen.at(1, {G2: DOWN, A: FORWARDING}).active == {EDGE}
+    assert seen.at(1, {G2: FORWARDING, A: FORWARDING}).active == {EDGE}
+
+
+def test_two_that_were_active_at_once_are_counted_when_they_meet_again() -> None:
+    seen = Seen(G2)
+    seen.settled({G1: FORWARDING, A: FORWARDING})
+    assert seen.at(1, {G1: DOWN, A: FORWARDING}).active == {EDGE}
+    seen.at(1, {G1: FORWARDING, A: FORWARDING})
+    assert seen.gateways.report.conflicts == 1
+    assert not seen.at(LINGER, {G1: FORWARDING, A: FORWARDING}).active
+
+
+def test_who_was_dead_and_held_back_is_no_conflict() -> None:
+    seen = Seen(G2)
+    seen.settled({G1: FORWARDING, A: FORWARDING})
+    for session in (DOWN, UP, FORWARDING):
+        seen.at(1, {G1: session, A: FORWARDING})
+    assert (seen.gateways.report.conflicts, seen.gateways.report.failovers) == (0, 2)
+
+
+def test_what_has_not_changed_is_the_same_object() -> None:
+    seen = Seen(A)
+    first = seen.at(0, {G1: FORWARDING, G2: FORWARDING})
+    assert seen.at(1, {G1: FORWARDING, G2: BfdSession(True, True, flaps=3)}) is first
