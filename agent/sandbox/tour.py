@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from agent.cli.apply import read_document
 from agent.core.errors import AgentError
+from agent.sandbox.asking import METADATA_URL, ask_all, namesakes
 from agent.sandbox.expected import Expected, Filters
 from agent.sandbox.host import SimulatedHost, agent_environment
 from agent.sandbox.instances import BroughtUp, bring_up, check_names
@@ -101,7 +103,11 @@ def _show(file: str) -> bool:
     with watch.step("every instance pinged every other one"):
         good = _matrix(sandbox, done.ports)
 
-    _title("5. What the agents say")
+    _title("5. What two tenants with the same address are told")
+    with watch.step("instances asked for their addresses and metadata"):
+        good = _answers(sandbox, done.ports) and good
+
+    _title("6. What the agents say")
     for host in sandbox.hosts:
         _command(host, "status")
     _command(sandbox.hosts[0], "status", "ports")
@@ -109,10 +115,10 @@ def _show(file: str) -> bool:
     for name in here[:1]:
         _command(sandbox.hosts[0], "status", "port", name)
 
-    _title("6. What Prometheus would read on host1 (some of it)")
+    _title("7. What Prometheus would read on host1 (some of it)")
     _say("\n".join(_metrics(sandbox.hosts[0])))
 
-    _title("7. How long it took")
+    _title("8. How long it took")
     for name, seconds in watch.steps.items():
         _say(f"  {seconds:6.2f} s  {name}")
     return good
@@ -155,6 +161,29 @@ def _matrix(sandbox: Sandbox, ports: Sequence[PortRecord]) -> bool:
         if wrong
         else "  As it should be: yes in the same network, on whatever host, where filters allow it;\n"
         "  other tenants, even with equal addresses: no."
+    )
+    return not wrong
+
+
+def _answers(sandbox: Sandbox, ports: Sequence[PortRecord]) -> bool:
+    """Show what two instances with the same address are told by DHCP and as metadata."""
+    asking = namesakes(ports)
+    if not asking:
+        _say("  No two instances on one host have the same address here.")
+        return True
+    told = ask_all(sandbox, asking)
+    for answer in told:
+        _say(f"{answer.port.name}# busybox udhcpc")
+        lease = ", ".join(f"{name} {value}" for name, value in answer.lease.items() if value)
+        _say(f"  {lease or 'no answer'}")
+        _say(f"{answer.port.name}# curl {METADATA_URL}")
+        some = {name: answer.metadata[name] for name in ("uuid", "hostname") if name in answer.metadata}
+        _say(f"  {json.dumps(some)[:-1]}, ..." if some else "  no answer: do its security groups allow to ask?")
+    wrong = [answer.port.name for answer in told if not answer.is_right]
+    _say(
+        f"  WRONG: {', '.join(wrong)} was told something else than its port says."
+        if wrong
+        else "  Each was told what its own port says: what counts is where a question came in, not what it says."
     )
     return not wrong
 

@@ -243,6 +243,7 @@ def test_the_demo_shows_its_matrix_and_leaves_nothing() -> None:
     done = subprocess.run(DEMO, cwd=REPOSITORY, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "As it should be" in done.stdout
+    assert "Each was told what its own port says" in done.stdout
     assert_nothing_left("demo")
 
 
