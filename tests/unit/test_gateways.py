@@ -127,7 +127,7 @@ def test_everybody_watches_the_gateways_and_gateways_watch_everybody() -> None:
 @pytest.mark.parametrize("edge", [router((G1,)), router((G1, G2), ha=False)])
 def test_nobody_is_watched_where_there_is_nothing_to_choose(edge: Router) -> None:
     first, second = Seen(G1, edge).at(0, {}, uplink=False), Seen(G2, edge).at(0, {})
-    assert (first.peers, first.active) == ((), {EDGE})
+    assert (first.peers, first.active) == ((), frozenset({EDGE}))
     assert (second.peers, second.active, second.hosts) == ((), frozenset(), {EDGE: G1})
 
 
@@ -160,7 +160,7 @@ def test_who_comes_back_is_believed_after_the_hold_down() -> None:
     assert (state.path_down, state.active, seen.gateways.report.reason) == (True, frozenset(), Reason.HELD)
     assert seen.gateways.next_due() == seen.now + HOLD
     state = seen.at(HOLD, peers)
-    assert (state.path_down, state.active) == (False, {EDGE})
+    assert (state.path_down, state.active) == (False, frozenset({EDGE}))
 
 
 def test_a_lost_uplink_is_told_at_once_and_forgotten_slowly() -> None:
@@ -180,7 +180,7 @@ def test_a_drained_gateway_forwards_until_the_next_has_taken_over() -> None:
     seen = Seen(G1)
     seen.settled({G2: FORWARDING, A: FORWARDING})
     state = seen.at(1, {G2: FORWARDING, A: FORWARDING}, drained=G1)
-    assert (state.path_down, state.hosts, state.active) == (True, {EDGE: G2}, {EDGE})
+    assert (state.path_down, state.hosts[EDGE], state.active) == (True, G2, frozenset({EDGE}))
     assert seen.gateways.next_due() == seen.now + LINGER
     assert not seen.at(LINGER, {G2: FORWARDING, A: FORWARDING}, drained=G1).active
 
@@ -190,7 +190,7 @@ def test_a_restarted_daemon_goes_on_where_the_last_one_ended() -> None:
     seen = Seen(G1)
     seen.gateways.adopt({"port/hpb-1": port})
     state = seen.at(0, {G2: FORWARDING, A: FORWARDING}, converged=False)
-    assert (state.path_down, state.active) == (False, {EDGE})
+    assert (state.path_down, state.active) == (False, frozenset({EDGE}))
     told = Seen(G1)
     told.gateways.adopt({"port/hpb-1": OvsPort("hpb-1", "br-int", "vxlan", (), (("cpath_down", "true"),))})
     assert told.at(0, {G2: FORWARDING, A: FORWARDING}, converged=False).path_down
