@@ -31,20 +31,22 @@ IDENTITY = 4  # register: number of the local port for the responder, 0 if it an
 class Table(IntEnum):
     """A table's number.  The gaps are for what is not layer 2.
 
-    20-29 policies of what instances send, 41-59 routers, 80-89
-    policies of what instances receive.
+    20-29 policies of what instances send, 80-89 policies of what
+    instances receive.
     """
 
     CLASSIFY = 0  # which kind of port is it from, and of which network
     TUNNEL_IN = 5  # from other hosts: virtual network identifier -> network
     PHYSICAL_IN = 6  # from physical networks: VLAN -> network
     FROM_SERVICES = 7  # answers of the responder: whose they are
+    FROM_ROUTER = 8  # from legs of routers: may this leave, and under which MAC address
     PORT_SECURITY = 10  # may the instance use these source addresses
     ND_SECURITY = 12  # may it say this about its neighbours, is it a server
     NEIGHBOR = 30  # who-has of local ports
     NEIGHBOR_REPLY = 32  # turns an ARP request into its answer
     NEIGHBOR_IN = 35  # who-has from outside
     SERVICES = 40  # what the responder answers, of local ports
+    ROUTER = 50  # what local ports send to a distributed router: which host routes it
     LOCAL = 60  # destinations on this host
     FLOOD_LOCAL = 62  # copies to all local ports of the network
     REMOTE = 70  # destinations elsewhere, for what local ports send
@@ -53,15 +55,19 @@ class Table(IntEnum):
 
 
 NEXT: Mapping[Table, frozenset[Table]] = {
-    Table.CLASSIFY: frozenset({Table.TUNNEL_IN, Table.PHYSICAL_IN, Table.FROM_SERVICES, Table.PORT_SECURITY}),
+    Table.CLASSIFY: frozenset(
+        {Table.TUNNEL_IN, Table.PHYSICAL_IN, Table.FROM_SERVICES, Table.FROM_ROUTER, Table.PORT_SECURITY}
+    ),
     Table.TUNNEL_IN: frozenset({Table.NEIGHBOR_IN}),
     Table.PHYSICAL_IN: frozenset({Table.NEIGHBOR_IN}),
     Table.FROM_SERVICES: frozenset({Table.DELIVER}),
+    Table.FROM_ROUTER: frozenset({Table.NEIGHBOR}),
     Table.PORT_SECURITY: frozenset({Table.ND_SECURITY, Table.NEIGHBOR}),
     Table.ND_SECURITY: frozenset({Table.NEIGHBOR}),
     Table.NEIGHBOR: frozenset({Table.NEIGHBOR_REPLY, Table.SERVICES, Table.LOCAL}),
     Table.NEIGHBOR_REPLY: frozenset(),
-    Table.SERVICES: frozenset({Table.LOCAL}),
+    Table.SERVICES: frozenset({Table.ROUTER}),
+    Table.ROUTER: frozenset({Table.LOCAL, Table.FLOOD_REMOTE}),
     Table.NEIGHBOR_IN: frozenset({Table.LOCAL, Table.DELIVER}),
     Table.LOCAL: frozenset({Table.FLOOD_LOCAL, Table.REMOTE, Table.DELIVER}),
     Table.FLOOD_LOCAL: frozenset({Table.FLOOD_LOCAL, Table.DELIVER}),

@@ -16,6 +16,7 @@ from agent.l2.port_filters import PortFilter
 from agent.l2.segments import Segment
 
 TO_PORT_SECURITY = Goto(Table.PORT_SECURITY)
+TO_LOCAL = Goto(Table.LOCAL)
 TO_REMOTE = Goto(Table.REMOTE)
 TO_DELIVER = Goto(Table.DELIVER)
 
@@ -38,6 +39,8 @@ class Identity(NamedTuple):
 
 def add_fixed(flows: dict[str, str]) -> None:
     """Add what is the same on every host."""
+    add(flows, Table.FROM_ROUTER, OTHER, "")
+    add(flows, Table.ROUTER, OTHER, "", TO_LOCAL)
     add(flows, Table.LOCAL, OTHER, "", TO_REMOTE)
     # After the outer tag of a physical network is gone, Open vSwitch shows a second tag
     # as the Ethernet type (as long as it looks for one tag only, which is its default).

@@ -24,7 +24,7 @@ from agent.l2.pipeline import IDENTITY, PORT, Goto, Table, add
 from agent.l2.port_security import NEIGHBOR_ADVERTISEMENT, ROUTER_ADVERTISEMENT, ROUTER_SOLICITATION
 from agent.l2.segments import Segment
 
-TO_LOCAL = Goto(Table.LOCAL)
+TO_ROUTER = Goto(Table.ROUTER)
 TO_DELIVER = Goto(Table.DELIVER)
 TO_FROM_SERVICES = Goto(Table.FROM_SERVICES)
 
@@ -74,7 +74,7 @@ class NetworkNeeds:
 
 def add_fixed(flows: dict[str, str]) -> None:
     """Add what is the same on every host, with services or without."""
-    add(flows, Table.SERVICES, OTHER, "", TO_LOCAL)
+    add(flows, Table.SERVICES, OTHER, "", TO_ROUTER)
     add(flows, Table.FROM_SERVICES, OTHER, "")
 
 
@@ -87,7 +87,7 @@ def add_dhcp_device(flows: dict[str, str], ofport: int | None) -> None:
         for protocol, fields in _TOLD:
             add(flows, Table.CLASSIFY, ENTRY, match(protocol, in_port=ofport, **fields), TO_FROM_SERVICES)
     add(flows, Table.SERVICES, NEVER, match(reg4=0, dl_dst=SERVER_MAC))
-    add(flows, Table.SERVICES, NOT_SERVED, match(reg4=0), TO_LOCAL)
+    add(flows, Table.SERVICES, NOT_SERVED, match(reg4=0), TO_ROUTER)
     add(flows, Table.SERVICES, NOTHING_ELSE, match(dl_dst=SERVER_MAC))
 
 

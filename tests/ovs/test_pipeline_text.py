@@ -67,7 +67,7 @@ def test_any_address_is_written_as_the_switch_shows_it(switch, addresses, pairs,
 def test_every_table_drops_what_no_flow_speaks_of(switch):
     load(switch, example_world().flows())
     shown = dump(switch)
-    goes_on = {Table.ND_SECURITY, Table.NEIGHBOR, Table.NEIGHBOR_IN, Table.SERVICES, Table.LOCAL}
+    goes_on = {Table.ND_SECURITY, Table.NEIGHBOR, Table.NEIGHBOR_IN, Table.SERVICES, Table.ROUTER, Table.LOCAL}
     for table in Table:
         ends = shown[f"table={table.value},priority=0"]
         assert (ends == "drop") != (table in goes_on), table

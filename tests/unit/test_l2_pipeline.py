@@ -35,7 +35,7 @@ def test_illegal_jump_is_refused(table, jump):
 
 
 # Where what comes from a local port is judged, and where other devices lead to.
-ELSEWHERE = (Table.PORT_SECURITY, Table.TUNNEL_IN, Table.PHYSICAL_IN, Table.FROM_SERVICES)
+ELSEWHERE = (Table.PORT_SECURITY, Table.TUNNEL_IN, Table.PHYSICAL_IN, Table.FROM_SERVICES, Table.FROM_ROUTER)
 
 
 def test_no_way_leads_around_port_security():
