@@ -154,9 +154,12 @@ def router_link_names(port_id: str, gateway: bool) -> tuple[str, str]:
     return "hpr-" + short, ("qg-" if gateway else "qr-") + short
 
 
+PEER_PORT_PREFIX = "hpb-"
+
+
 def peer_port_name(host: str) -> str:
     """Return the tunnel port on which a host is watched (BFD)."""
-    return "hpb-" + hashlib.blake2b(host.encode(), digest_size=5).hexdigest()
+    return PEER_PORT_PREFIX + hashlib.blake2b(host.encode(), digest_size=5).hexdigest()
 
 
 def host_mac(host: str, port_id: str) -> str:

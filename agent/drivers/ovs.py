@@ -140,7 +140,8 @@ def observe_rows(
             options = tuple(sorted(interface.options.items()))
             if _is_of_another_device(port, index_of):
                 options = _ANOTHER_DEVICE
-            items[_PORT + port.name] = OvsPort(port.name, owners.get(uuid, ""), interface.type, options)
+            bfd = tuple(sorted(interface.bfd.items()))
+            items[_PORT + port.name] = OvsPort(port.name, owners.get(uuid, ""), interface.type, options, bfd)
     return items
 
 
@@ -230,7 +231,7 @@ class _Writer:
         bridge.name = want.name
         bridge.fail_mode = [want.fail_mode]
         bridge.datapath_type = want.datapath_type
-        bridge.ports = [self._insert_port(want.name, "internal", {}, {})]
+        bridge.ports = [self._insert_port(OvsPort(want.name, want.name, "internal"), {})]
         roots[0].addvalue("bridges", bridge)
         self._bridges[want.name] = bridge
         self._new_ids[want.name] = {naming.EXTERNAL_ID: MADE}
@@ -246,22 +247,26 @@ class _Writer:
                 raise OperatorError(f"port {want.name} exists and was not made by hostplane")
             interface = self._rows.interfaces[old.interfaces[0]]
             if (self._bridge_of.get(uuid), interface.type) == (want.bridge, want.type):
+                row = self._tables["Interface"].rows[old.interfaces[0]]
                 if interface.options != options:
-                    self._tables["Interface"].rows[old.interfaces[0]].options = options
+                    row.options = options
+                if interface.bfd != dict(want.bfd):
+                    row.bfd = dict(want.bfd)
                 return
             self._remove_port(uuid)
         ids = {naming.EXTERNAL_ID: str(owner)}
         if not want.type and (device := device_index(want.name)):
             ids[DEVICE_ID] = device
-        bridge.addvalue("ports", self._insert_port(want.name, want.type, options, ids))
+        bridge.addvalue("ports", self._insert_port(want, ids))
 
-    def _insert_port(self, name: str, kind: str, options: Mapping[str, str], ids: Mapping[str, str]) -> Any:
+    def _insert_port(self, want: OvsPort, ids: Mapping[str, str]) -> Any:
         interface = self._txn.insert(self._tables["Interface"])
-        interface.name = name
-        interface.type = kind
-        interface.options = dict(options)
+        interface.name = want.name
+        interface.type = want.type
+        interface.options = dict(want.options)
+        interface.bfd = dict(want.bfd)
         port = self._txn.insert(self._tables["Port"])
-        port.name = name
+        port.name = want.name
         port.interfaces = [interface]
         port.external_ids = dict(ids)
         return port

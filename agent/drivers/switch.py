@@ -17,7 +17,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -26,7 +26,7 @@ from ovs.db import idl as ovs_idl
 
 from agent.core import naming
 from agent.core.errors import Actor, Problem
-from agent.core.model import PluggedInterface, PortId, SwitchView
+from agent.core.model import BfdSession, PluggedInterface, PortId, SwitchView
 from agent.drivers.switch_rows import (
     FREEZERS,
     RESTORE_WAIT,
@@ -41,6 +41,7 @@ from agent.ovsdb import PROBE_INTERVAL_MS, IdlThread
 
 OVERLAY_SECONDS = 10.0  # after that long the database is right
 OPENFLOW_NAME_CHARS = 15  # longer port names are cut in OpenFlow messages
+_NOT_PHYSICAL = ("patch", "internal")  # types of interfaces that tell nothing of a bridge's way out
 
 Tables = Mapping[str, Any]
 
@@ -179,15 +180,16 @@ class LocalSwitch:
         """Freeze what was reported.  Runs on the IDL's thread."""
         if not self._idl.has_ever_connected():
             return
-        changed_interfaces = set(self._idl.reported["Interface"])
+        changed_interfaces: set[UUID] = set()
         for name, freeze in FREEZERS.items():
             live, frozen, reported = self._idl.tables[name].rows, self._frozen[name], self._idl.reported[name]
             self._idl.reported[name] = set()
             for uuid in reported:
-                if uuid in live:
-                    frozen[uuid] = freeze(live[uuid])
-                else:
-                    frozen.pop(uuid, None)
+                before, now = frozen.pop(uuid, None), freeze(live[uuid]) if uuid in live else None
+                if now is not None:
+                    frozen[uuid] = now
+                if name == "Interface" and not _is_same(before, now):
+                    changed_interfaces.add(uuid)
             if len(frozen) != len(live):  # a reconnected replica is emptied without a report
                 self._frozen[name] = {uuid: row for uuid, row in frozen.items() if uuid in live}
         self._waits = any(restore_wait_is_ours(row) for row in self._idl.tables["Open_vSwitch"].rows.values())
@@ -208,7 +210,8 @@ class LocalSwitch:
         candidates: dict[PortId, list[PluggedInterface]] = defaultdict(list)
         others: dict[str, int] = {}
         plugged: dict[UUID, PluggedInterface] = {}
-        for uuid, row in self._rows.interfaces_of(found[1]) if found is not None else ():
+        integration = dict(self._rows.interfaces_of(found[1])) if found is not None else {}
+        for uuid, row in integration.items():
             number = self._number(uuid, row)
             if row.iface_id is not None:
                 plugged[uuid] = _same_or(self._plugged.get(uuid), _plugged(row, number))
@@ -221,12 +224,23 @@ class LocalSwitch:
             bridges=frozenset(row.name for row in self._rows.bridges.values()),
             interfaces={port: max(each, key=_preference) for port, each in candidates.items()},
             ofports=others,
+            sessions=_sessions(integration),
+            uplinks=dict(self._uplinks()),
             problems=tuple(_twice(port, each) for port, each in sorted(candidates.items()) if len(each) > 1),
         )
         if view == self._view:
             return False
         self._view = view
         return True
+
+    def _uplinks(self) -> Iterator[tuple[str, bool]]:
+        """Yield each bridge that has physical ports, and whether one of them has a carrier.  The lock is held."""
+        for bridge in self._rows.bridges.values():
+            if bridge.name == naming.INTEGRATION_BRIDGE:
+                continue
+            interfaces = [row for _, row in self._rows.interfaces_of(bridge) if row.type not in _NOT_PHYSICAL]
+            if interfaces:
+                yield bridge.name, any(row.is_link_up for row in interfaces)
 
     def _number(self, uuid: UUID, row: InterfaceRow) -> int | None:
         number = row.ofport if row.ofport is not None and row.ofport > 0 else None
@@ -236,6 +250,26 @@ class LocalSwitch:
         if told == number:
             self._overlay.pending.discard(uuid)
         return told
+
+
+def _is_same(before: AnyRow | None, now: AnyRow | None) -> bool:
+    """Tell whether an interface's row says the same as before, but for what comes and goes by itself."""
+    if not isinstance(before, InterfaceRow) or not isinstance(now, InterfaceRow):
+        return False
+    return before.differs_in_state_only(now)
+
+
+def _sessions(interfaces: Mapping[UUID, InterfaceRow]) -> dict[str, BfdSession]:
+    """Return the sessions of the ports on which peers are watched; one that has not begun yet is not there."""
+    return {
+        row.name: BfdSession(
+            up=row.bfd_status.get("state") == "up",
+            forwarding=row.bfd_status.get("forwarding") == "true",
+            flaps=int(row.bfd_status.get("flap_count", "0")),
+        )
+        for row in interfaces.values()
+        if row.bfd_status and row.name.startswith(naming.PEER_PORT_PREFIX)
+    }
 
 
 def _plugged(row: InterfaceRow, number: int | None) -> PluggedInterface:

@@ -9,7 +9,7 @@ it will do that has these columns.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 from uuid import UUID
 
@@ -65,6 +65,9 @@ SCHEMA: Mapping[str, object] = {
                 "options": _MAP,
                 "ofport": _OPTIONAL_INTEGER,
                 "error": _OPTIONAL_STRING,
+                "link_state": _OPTIONAL_STRING,
+                "bfd": _MAP,
+                "bfd_status": _MAP,
                 "external_ids": _MAP,
             }
         },
@@ -101,7 +104,10 @@ class PortRow:
 
 @dataclass(frozen=True, slots=True)
 class InterfaceRow:
-    """A row of table Interface; ``ofport`` is None without one, -1 if it could not be made."""
+    """A row of table Interface; ``ofport`` is None without one, -1 if it could not be made.
+
+    ``is_link_up`` and ``bfd_status`` are what the switch observes, all else is what it was told or has made.
+    """
 
     name: str
     type: str
@@ -109,6 +115,13 @@ class InterfaceRow:
     ofport: int | None
     error: str | None
     iface_id: str | None
+    bfd: Mapping[str, str] = field(default_factory=dict)
+    is_link_up: bool = False
+    bfd_status: Mapping[str, str] = field(default_factory=dict)
+
+    def differs_in_state_only(self, other: InterfaceRow) -> bool:
+        """Tell whether the difference is in what the switch observes, if there is any."""
+        return replace(self, is_link_up=other.is_link_up, bfd_status=other.bfd_status) == other
 
 
 AnyRow: TypeAlias = BridgeRow | PortRow | InterfaceRow
@@ -191,6 +204,9 @@ def freeze_interface(row: Any) -> InterfaceRow:
         ofport=next((atom.value for atom in columns["ofport"].values), None),
         error=_one(columns["error"]),
         iface_id=_map(columns["external_ids"]).get(IFACE_ID),
+        bfd=_map(columns["bfd"]),
+        is_link_up=_one(columns["link_state"]) == "up",
+        bfd_status=_map(columns["bfd_status"]),
     )
 
 
