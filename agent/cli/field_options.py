@@ -35,7 +35,7 @@ def add_field_options(parser: argparse.ArgumentParser, fields: Sequence[Field]) 
     for field in fields:
         chosen = group.add_mutually_exclusive_group()
         if field.flag is not None and field.kind is Kind.BOOLEAN:
-            _add_constant(chosen, field, field.flag, True, field.help)
+            _add_constant(chosen, field, field.flag, True, f"{field.help} ({field.negative_flag}: not)")
         elif field.flag is not None:
             repeated = field.kind in _REPEATED
             chosen.add_argument(
@@ -45,7 +45,7 @@ def add_field_options(parser: argparse.ArgumentParser, fields: Sequence[Field]) 
                 metavar=field.metavar,
                 default=argparse.SUPPRESS,
                 dest=_PREFIX + field.name,
-                help=f"{field.help}{' (may be repeated)' if repeated else ''}",
+                help=field.help + _notes(field, repeated=repeated),
             )
         if field.negative_flag is not None:
             # Of a pair the first alone is explained; argparse cannot print a group that is all hidden.
@@ -55,6 +55,13 @@ def add_field_options(parser: argparse.ArgumentParser, fields: Sequence[Field]) 
             _add_constant(chosen, field, field.none_flag, None)
         if field.kind is Kind.METADATA:
             add_file_options(group, _PREFIX + field.name + _FROM_FILES)
+
+
+def _notes(field: Field, *, repeated: bool) -> str:
+    """Return what the help says of an option beside its meaning."""
+    none = f"{field.negative_flag}: none" if field.negative_flag and not field.none_flag else ""
+    notes = [note for note in ("may be repeated" if repeated else "", none) if note]
+    return f" ({'; '.join(notes)})" if notes else ""
 
 
 def _add_constant(

@@ -137,7 +137,7 @@ SUBNET = Noun(
         Field("network", Kind.TEXT, "network that it is a range of", metavar="NETWORK"),
         Field("cidr", Kind.TEXT, "address range, such as 10.0.0.0/24", metavar="CIDR"),
         Field("gateway", Kind.TEXT, "address of the default route", metavar="ADDRESS", nullable=True),
-        Field("dhcp", Kind.BOOLEAN, "whether DHCP serves it"),
+        Field("dhcp", Kind.BOOLEAN, "whether DHCP and router advertisements serve it"),
         Field(
             "allocation_pools",
             Kind.TEXTS,
@@ -199,7 +199,7 @@ PORT = Noun(
             none_option="no-filter",
         ),
         Field("device_owner", Kind.TEXT, "what kind of thing uses it"),
-        Field("device_id", Kind.TEXT, "which thing uses it"),
+        Field("device_id", Kind.TEXT, "which thing uses it; by this Nova knows the instance"),
         Field("hostname", Kind.TEXT, "what the instance is told to call itself; empty for host-ADDRESS"),
         Field(
             "dhcp_options",
@@ -211,7 +211,8 @@ PORT = Noun(
         Field(
             "metadata",
             Kind.METADATA,
-            "of the instance: instance_id, availability_zone, instance_type, meta:NAME, ...",
+            "of the instance: instance_id, availability_zone, instance_type, meta:NAME; with what files say it is "
+            "all of its metadata, in place of what there was",
             metavar="KEY=VALUE",
         ),
         Field("project", Kind.TEXT, "who it belongs to; made without security groups it gets the default one of these"),

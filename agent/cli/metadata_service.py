@@ -23,7 +23,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the verbs."""
     add_common(parser)
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
-    show = verbs.add_parser("show", help="which one it is")
+    show = verbs.add_parser("show", help="which one it is; null in JSON if there is none")
     show.set_defaults(run=_show)
     change = verbs.add_parser("set", help="name it, or change fields of the one that is named")
     add_field_options(change, METADATA_SERVICE.fields)

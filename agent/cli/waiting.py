@@ -14,6 +14,7 @@ from agent.store.records import Written
 from agent.store.writer import Writer
 
 DEFAULT_WAIT = 30.0  # seconds
+MOST_NAMED = 20  # ports that failed of one change
 R = TypeVar("R")
 
 
@@ -33,9 +34,11 @@ def wait(args: argparse.Namespace, writer: Writer, written: Sequence[Written[R]]
     statuses = [0]
     for one in written:
         applied = writer.wait_applied(one, max(0.0, deadline - time.monotonic()))
-        for failure in applied.failures:
+        for failure in applied.failures[:MOST_NAMED]:
             state = "not up on" if not failure.up else "up, but not as it should be, on"
             complain(f"port {failure.name or failure.id}: {state} {failure.host}: {failure.reason}")
+        if len(applied.failures) > MOST_NAMED:
+            complain(f"and {len(applied.failures) - MOST_NAMED} ports more")
         for host in applied.missing:
             complain(f"host {host}: did not apply revision {applied.revision} within {args.wait_timeout:g} s")
         statuses.append(applied.exit_status)

@@ -73,7 +73,9 @@ def remove(session: Session) -> None:
 
 
 def _touch_hosts(session: Session) -> None:
+    """Note whom it concerns: every host, and the ports that are not served from the store."""
     session.touched_hosts.update(scalar(host, "name") for host in session.rows("Host"))
+    session.touched_ports.update(str(port.uuid) for port in session.rows("Port") if not port.metadata)
 
 
 def _wanted(subject: Subject, row: Row | None, fields: MetadataServiceFields) -> dict[str, Column]:

@@ -341,7 +341,10 @@ def test_the_metadata_service_is_one_for_all_hosts(writer: Writer) -> None:
     for host in ("host1", "host2"):
         writer.create_host(host, HostFields())
     assert writer.get_metadata_service() is None
+    asks = writer.create_port("asks", PortFields(network="blue")).result.id
+    writer.create_port("told", PortFields(network="blue", metadata={"user_data": "x"}))
     named = writer.set_metadata_service(NOVA)
+    assert named.ports == {asks}, "the other one is served from the store"
     assert (named.result.url, named.result.timeout) == ("https://nova.example:8775", 60.0)
     assert named.hosts == {"host1", "host2"}
     same = writer.set_metadata_service(NOVA)
