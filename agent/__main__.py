@@ -34,9 +34,11 @@ from agent.core.naming import INTEGRATION_BRIDGE
 from agent.core.plan import Driver
 from agent.core.reconciler import Reconciler
 from agent.core.retry import Backoff
+from agent.core.service_identity import NAMESPACE
 from agent.core.snapshot_file import SnapshotFile
 from agent.daemon import Daemon, Parts
 from agent.drivers.announcer import Announcer
+from agent.drivers.connects import ConnectsDriver
 from agent.drivers.flows import FlowsDriver
 from agent.drivers.links import LinksDriver
 from agent.drivers.netns import NetnsDriver
@@ -101,7 +103,7 @@ class Agent:
             RoutesDriver(),
             OvsDriver(self._switch, config.switch.datapath_type),
             *(self._filtering.before_flows if self._filtering is not None else ()),
-            *((self._responding.driver,) if self._responding is not None else ()),
+            *((ConnectsDriver(run, (NAMESPACE,)), self._responding.driver) if self._responding is not None else ()),
             flows,
             *(self._filtering.after_flows if self._filtering is not None else ()),
         )

@@ -342,10 +342,13 @@ class Daemon:
         self._announcements.add(up, snapshot)
         parts.reconciler.verify_written()
         if report.has_written("netns", "links"):  # what was made anew has lost its devices, addresses, and sockets
-            for name in ("links", "routes", "ovs"):
+            for name in (
+                "links",
+                "routes",
+                "ovs",
+                *(("connects", "responder") if parts.responding is not None else ()),
+            ):
                 parts.reconciler.read_back(self._driver(name), 0, 1)
-            if parts.responding is not None:
-                parts.reconciler.read_back(parts.responding.driver, 0, 1)
         if parts.filtering is not None and parts.filtering.after_pass(report, parts.reconciler):
             parts.wake.set("judge")
         if self._observer is not None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from math import ceil
 from typing import NamedTuple
 
 from agent.core import service_identity
@@ -90,7 +91,7 @@ class _Planning:
         settings = self._memo.value("service", (service, self._local), partial(_plan_service, service, self._local))
         ports = {port_id: part.served for port_id, part in parts.items()}
         problems = tuple(problem for part in parts.values() for problem in part.problems)
-        return ServicePlan(Services(settings, ports, networks, mtu), problems)
+        return ServicePlan(Services(settings, ports, networks, mtu, _connects(self._local)), problems)
 
     def _update(self, last: _Round | None) -> _Round:
         """Plan the ports anew that are not made of the same as last time."""
@@ -141,5 +142,18 @@ def _find_needs(subnets: tuple[Subnet, ...]) -> NetworkNeeds:
 
 
 def _plan_service(service: MetadataService | None, local: LocalSettings) -> Served:
+    return metadata.plan_service(service, _limits(local))
+
+
+def _limits(local: LocalSettings) -> Limits:
     limits = local.metadata_limits
-    return metadata.plan_service(service, Limits(limits.rate, limits.burst, limits.connections))
+    return Limits(limits.rate, limits.burst, limits.connections)
+
+
+def _connects(local: LocalSettings) -> str:
+    """Return how fast an address may connect, as an item of driver ``connects``; "" for as fast as it likes.
+
+    As fast as the responder would take a port's connections: what it would refuse does not even reach it.
+    """
+    allowed = _limits(local).connects
+    return f"{ceil(allowed.rate)}/second burst {allowed.burst} packets" if allowed.rate > 0 else ""

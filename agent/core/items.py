@@ -21,6 +21,8 @@ Sets, chains and zones are text as well:
   next hops each as ``nexthop via <next hop> dev <device>``, sorted, with a blank between;
   ``<namespace> neighbor <device> <address>`` -> the MAC address of a permanent entry;
   ``<namespace> sysctl <name with dots>`` -> its value.
+- ``connects``: ``<namespace>`` -> how fast each source may open TCP connections to what listens there:
+  ``<number>/second burst <number> packets``.
 - ``nat``: as ``iptables``, in namespaces of ours and in any table: ``<namespace> <4|6> <table> <chain>[ <rule>]``.
 - ``translations``: ``<namespace> <external address>[ <protocol number> <first port>-<last port>]`` -> the address (and
   ``:<first port>-<last port>``) that stands behind it: connections that were translated so end when the item goes

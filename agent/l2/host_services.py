@@ -71,8 +71,11 @@ def plan_host_dhcp(mtu: int, ofport: int | None) -> Group:
     return Group(HOST_DHCP, items, requires)
 
 
-def plan_host_metadata(mtu: int, ofport: int | None, service: Served) -> Group:
-    """Plan what the metadata service needs in the namespace, and what all ports' have in common."""
+def plan_host_metadata(mtu: int, ofport: int | None, service: Served, connects: str) -> Group:
+    """Plan what the metadata service needs in the namespace, and what all ports' have in common.
+
+    *connects* is how fast an address may connect, "" for as fast as it likes.
+    """
     flows: dict[str, str] = {}
     services.add_metadata_device(flows, ofport)
     links, wired = _pair(METADATA_DEVICE, METADATA_INNER, mtu, identity.METADATA_MAC)
@@ -82,6 +85,7 @@ def plan_host_metadata(mtu: int, ofport: int | None, service: Served) -> Group:
     items: dict[str, Mapping[Key, Value]] = {
         "links": links,
         "routes": {**settings, **routes},
+        "connects": {NAMESPACE: connects} if connects else {},
         "ovs": {f"port/{METADATA_DEVICE}": OvsPort(METADATA_DEVICE, naming.INTEGRATION_BRIDGE, "")},
         "responder": {**sockets, identity.SERVICE: service},
         "flows": flows,
@@ -94,6 +98,7 @@ def plan_host_metadata(mtu: int, ofport: int | None, service: Served) -> Group:
         **dict.fromkeys((ItemRef("routes", key) for key in routes), frozenset((inner, *set_up))),
         ItemRef("ovs", f"port/{METADATA_DEVICE}"): frozenset((ItemRef("links", METADATA_DEVICE),)),
         **{ItemRef("responder", key): _listens_on(address) for key, address in _SOCKETS.items()},
+        **({ItemRef("connects", NAMESPACE): frozenset((_NETNS,))} if connects else {}),
     }
     return Group(HOST_METADATA, items, requires)
 

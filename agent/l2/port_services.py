@@ -42,12 +42,16 @@ class ServedPort:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Services:
-    """All that is to be answered on this host; ``mtu`` is that of its largest network in octets."""
+    """All that is to be answered on this host; ``mtu`` is that of its largest network in octets.
+
+    ``connects`` is how fast an address may connect to the metadata service ("": any), as driver ``connects`` has it.
+    """
 
     service: Served
     ports: Mapping[PortId, ServedPort] = field(default_factory=dict)
     networks: Mapping[NetworkId, NetworkNeeds] = field(default_factory=dict)
     mtu: int = host_services.LEAST_MTU
+    connects: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +80,8 @@ def plan_host(memo: Memo, wanted: Services, devices: Devices) -> dict[ObjectId, 
         dhcp: memo.group(dhcp, (mtu, devices.dhcp), partial(host_services.plan_host_dhcp, mtu, devices.dhcp)),
         metadata: memo.group(
             metadata,
-            (mtu, devices.metadata, wanted.service),
-            partial(host_services.plan_host_metadata, mtu, devices.metadata, wanted.service),
+            (mtu, devices.metadata, wanted.service, wanted.connects),
+            partial(host_services.plan_host_metadata, mtu, devices.metadata, wanted.service, wanted.connects),
         ),
     }
 

@@ -92,6 +92,11 @@ class Limits:
     body: int = 1 << 16
     patience: float = 10.0
 
+    @property
+    def connects(self) -> Limits:
+        """How fast connections may come: faster than requests, so that who asks too much is told so by HTTP."""
+        return Limits(rate=self.rate * 4, burst=self.burst * 4)
+
 
 @dataclass(frozen=True, slots=True)
 class ServiceData:

@@ -222,5 +222,4 @@ class MetadataServer:
 
 @lru_cache(maxsize=4)
 def _connects(limits: Limits) -> Limits:
-    """Return how fast connections may come: faster than requests, so that who asks too much is told so by HTTP."""
-    return Limits(rate=limits.rate * 4, burst=limits.burst * 4)
+    return limits.connects

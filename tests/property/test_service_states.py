@@ -23,7 +23,7 @@ from tests.fakes.drivers import FakeDriver
 from tests.golden.host_states import Clock
 from tests.golden.l2_world import OFPORTS, SERVICE_OFPORTS, SERVING, World, mac
 
-ORDER = ("netns", "links", "routes", "ovs", "responder", "flows")
+ORDER = ("netns", "links", "routes", "ovs", "connects", "responder", "flows")
 NUMBERS = (1, 2, 3, 4)  # of ports, and their OpenFlow numbers
 IDENTITY = re.compile(r"dl_src=02:48:50:01:(\w\w):(\w\w)$")
 WAY = re.compile(r"in_port=1005,.*_dst=([0-9a-f.:]+),tp_src=80$")

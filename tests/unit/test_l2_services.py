@@ -22,7 +22,7 @@ from agent.planner import Planning
 from tests.golden.l2_world import SERVING, SETTINGS, World, all_flows, mac, services_world
 
 ORDER = (
-    *("netns", "links", "routes", "ovs", "bridges", "ipset", "iptables", "members", "zones"),
+    *("netns", "links", "routes", "ovs", "bridges", "ipset", "iptables", "members", "zones", "connects"),
     *("responder", "flows", "conntrack"),
 )
 ENTRY = "table=0,priority=100,in_port=1,vlan_tci=0x0000/0x1000"
