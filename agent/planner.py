@@ -40,9 +40,9 @@ def build_plan(
     """
     memo.begin()
     answered = plan_services(snapshot, allocations, memo, local)
-    groups, problems = plan_l2(snapshot, allocations, switch, memo, local, answered.services)
+    layer2 = plan_l2(snapshot, allocations, switch, memo, local, answered.services)
     memo.end()
-    return Plan(groups, (*snapshot.problems, *switch.problems, *answered.problems, *problems))
+    return Plan(layer2.groups, (*snapshot.problems, *switch.problems, *answered.problems, *layer2.problems))
 
 
 class Planning:

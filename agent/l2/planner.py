@@ -8,6 +8,7 @@ never what it is.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 
 from agent.core import naming
@@ -20,6 +21,7 @@ from agent.l2 import endpoints, hosts, networks, port_services
 from agent.l2.filter_planner import PortFilters, SharedFilters, group_heads, zone_claims
 from agent.l2.port_planner import Members, PluggedPorts, PortPlanning
 from agent.l2.port_services import ServedPort, Services
+from agent.l2.routed import NOT_ROUTED, RoutedNetworks
 from agent.l2.segments import Segment, find_uplink
 from agent.l2.settings import LocalSettings
 
@@ -32,6 +34,16 @@ def wanted_claims(snapshot: HostSnapshot, switch: SwitchView) -> set[Claim]:
     return {Claim("network", network) for network in networks} | zone_claims(snapshot, switch)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Layer2:
+    """The groups of layer 2, what could not be planned, and what routers stand on."""
+
+    groups: dict[ObjectId, Group]
+    problems: list[Problem]
+    segments: Mapping[NetworkId, Segment]
+    peers: hosts.Peers
+
+
 def plan_l2(
     snapshot: HostSnapshot,
     allocations: Allocations,
@@ -39,8 +51,9 @@ def plan_l2(
     memo: Memo,
     local: LocalSettings,
     services: Services | None = None,
-) -> tuple[dict[ObjectId, Group], list[Problem]]:
-    """Return the groups of layer 2 and what could not be planned.
+    routed: RoutedNetworks = NOT_ROUTED,
+) -> Layer2:
+    """Return layer 2 of this host.
 
     *services* are what the responder is to answer, None if this host has none.
 
@@ -48,7 +61,7 @@ def plan_l2(
     (an empty one would plan an empty host), between the memo's ``begin`` and ``end``.
     A port that is not plugged has no flows.
     """
-    return _Planning(snapshot, allocations, switch, memo, local, services).run()
+    return _Planning(snapshot, allocations, switch, memo, local, services, routed).run()
 
 
 class _Planning:
@@ -62,8 +75,10 @@ class _Planning:
         memo: Memo,
         local: LocalSettings,
         services: Services | None,
+        routed: RoutedNetworks,
     ) -> None:
         self._services = services
+        self._routed = routed
         self._snapshot = snapshot
         self._switch = switch
         self._memo = memo
@@ -72,7 +87,7 @@ class _Planning:
         self._groups: dict[ObjectId, Group] = {}
         self._problems: list[Problem] = []
 
-    def run(self) -> tuple[dict[ObjectId, Group], list[Problem]]:
+    def run(self) -> Layer2:
         self._plan_own_host()
         peers = self._plan_peers()
         segments = self._plan_segments()
@@ -86,7 +101,8 @@ class _Planning:
             shared = SharedFilters(self._snapshot, self._memo, plugged.policies, plugged.leaves)
             self._groups.update(shared.groups)
             self._problems += shared.problems
-        return self._groups, sorted(set(self._problems), key=lambda p: (p.object_id, p.field, p.text))
+        problems = sorted(set(self._problems), key=lambda p: (p.object_id, p.field, p.text))
+        return Layer2(self._groups, problems, segments, peers)
 
     def _plan_own_host(self) -> None:
         mappings, problems = hosts.mapped_bridges(self._local, self._switch)
@@ -111,7 +127,8 @@ class _Planning:
 
     def _plan_segments(self) -> dict[NetworkId, Segment]:
         segments: dict[NetworkId, Segment] = {}
-        for network_id in dict.fromkeys(port.network for port in self._snapshot.ports.values()):
+        used = (port.network for port in self._snapshot.ports.values())
+        for network_id in dict.fromkeys((*used, *self._routed.networks)):
             network = self._snapshot.networks.get(network_id)
             number = self._allocations.get(Claim("network", network_id))
             if network is None or number is None:
@@ -157,10 +174,11 @@ class _Planning:
         foreign = endpoints.plan_endpoints(self._memo, segment, known, peers, own)
         self._groups.update(foreign.groups)
         self._problems += foreign.problems
-        self._plan_chunks(segment, members.ofports)
+        self._plan_chunks(segment, [*members.ofports, *self._routed.members.get(network_id, ())])
         if segment.network.type.is_tunnel and segment.uplink is not None:
-            self._plan_host_chunks(segment, foreign.hosts)
-            crowd = networks.crowd_problem(segment, len(foreign.hosts), self._local.datapath_type)
+            reached = self._with_routers(segment, foreign.hosts, peers)
+            self._plan_host_chunks(segment, reached)
+            crowd = networks.crowd_problem(segment, len(reached), self._local.datapath_type)
             self._problems += [crowd] if crowd is not None else []
         for mac, ofports in members.shared.items():
             ofports.sort()
@@ -168,6 +186,18 @@ class _Planning:
             self._groups[group_id] = self._memo.group(
                 group_id, (segment, *ofports), partial(networks.plan_shared_mac, segment, mac, ofports)
             )
+
+    def _with_routers(
+        self, segment: Segment, reached: tuple[tuple[str, str], ...], peers: hosts.Peers
+    ) -> tuple[tuple[str, str], ...]:
+        """Return *reached*, (host, tunnel address), with those that have no port but a router's leg on the network."""
+        others = self._routed.hosts.get(segment.network.id, frozenset())
+        found = dict(reached)
+        for name in others - found.keys():
+            host = peers.reachable.get(name)
+            if host is not None and segment.network.type in host.encapsulations:
+                found[name] = host.tunnel_address or ""
+        return tuple(sorted(found.items())) if len(found) > len(reached) else reached
 
     def _plan_chunks(self, segment: Segment, members: list[tuple[str, int]]) -> None:
         members.sort()

@@ -210,10 +210,10 @@ class World:
         assert problems_of_numbers or not refused
         memo.begin()
         answered = plan_services(snapshot, self.allocations, memo, self.settings)
-        groups, problems = plan_l2(snapshot, self.allocations, self.switch(), memo, self.settings, answered.services)
+        layer2 = plan_l2(snapshot, self.allocations, self.switch(), memo, self.settings, answered.services)
         memo.end()
-        found = {str(object_id): group for object_id, group in groups.items()}
-        return found, [*problems, *answered.problems, *refused]
+        found = {str(object_id): group for object_id, group in layer2.groups.items()}
+        return found, [*layer2.problems, *answered.problems, *refused]
 
     def flows(self) -> dict[str, str]:
         """Return all flows; no two groups may have the same."""
