@@ -7,7 +7,7 @@ import json
 from unittest import mock
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
 from ovs import json as ovs_json
 
@@ -15,14 +15,23 @@ from agent import ovsdb_json
 from agent.ovsdb_json import MessageParser, PackageParser
 
 TRICKY = st.sampled_from(['"', "\\", '\\"', "{", "}", '{"', '"}', "[", "]", "\u2028", "\x00", "é", "𝄞", ""])
-TEXTS = st.text() | st.lists(TRICKY, max_size=6).map("".join)
+TEXTS = st.text(max_size=4) | st.lists(TRICKY, max_size=6).map("".join)
 # The package's own parser makes an integer of 1e3; no column that we read has such numbers.
 REALS = st.floats(allow_nan=False, allow_infinity=False).filter(lambda number: not number.is_integer())
 SCALARS = st.none() | st.booleans() | st.integers() | REALS | TEXTS
 VALUES = st.recursive(
-    SCALARS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXTS, inner, max_size=4), max_leaves=12
+    SCALARS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXTS, inner, max_size=4), max_leaves=8
 )
-MESSAGES = st.lists(st.dictionaries(TEXTS, VALUES, max_size=4), min_size=1, max_size=4)
+MESSAGES = st.lists(st.dictionaries(TEXTS, VALUES, max_size=3), min_size=1, max_size=3)
+
+
+def without_null(value):
+    """Return *value* without what the package's parser refuses, because no database can hold it."""
+    if isinstance(value, str):
+        return value.replace("\0", "")
+    if isinstance(value, dict):
+        return {without_null(key): without_null(inner) for key, inner in value.items()}
+    return [without_null(inner) for inner in value] if isinstance(value, list) else value
 
 
 def parse_all(pieces):
@@ -45,12 +54,11 @@ def test_messages_come_out_as_they_went_in(messages, ascii_only, between, size):
     assert parse_all(pieces) == messages
 
 
-@given(messages=MESSAGES)
+@given(messages=MESSAGES.map(without_null))
 def test_they_are_what_the_packages_own_parser_makes_of_them(messages):
     with mock.patch.object(ovs_json, "Parser", PackageParser):  # its methods look for themselves by that name
         for message in messages:
             text = json.dumps(message)
-            assume("\\u0000" not in text)  # it refuses what no database can hold
             original = PackageParser()
             original.feed(text)
 

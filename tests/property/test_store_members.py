@@ -106,17 +106,17 @@ def documents(draw: st.DrawFn) -> Document:
 def steps(draw: st.DrawFn) -> Step:
     name = draw(st.sampled_from(PORTS))
     group = draw(st.sampled_from(GROUPS))
-    made = [
-        create(name, draw(port_fields(name, True))),
-        change(name, draw(port_fields(name, False))),
-        change(name, draw(port_fields(name, False))),
-        delete(name),
-        delete_group(group),
-        create_group(group),
-        automatic(draw(st.booleans())),
-        apply(draw(documents())),
-    ]
-    return draw(st.sampled_from(made))
+    made = (
+        lambda: create(name, draw(port_fields(name, True))),
+        lambda: change(name, draw(port_fields(name, False))),
+        lambda: change(name, draw(port_fields(name, False))),
+        lambda: delete(name),
+        lambda: delete_group(group),
+        lambda: create_group(group),
+        lambda: automatic(draw(st.booleans())),
+        lambda: apply(draw(documents())),
+    )
+    return draw(st.sampled_from(made))()
 
 
 def run(writer: Writer, made: list[Step]) -> None:
