@@ -12,7 +12,7 @@ from __future__ import annotations
 import errno
 import socket
 import struct
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
@@ -51,11 +51,14 @@ _FEW = 64  # neighbours that are asked for one by one; more of them are listed
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What the kernel has under a key; ``hops`` of a route, ``address`` of a neighbour."""
+    """What the kernel has under a key; ``address`` of a neighbour.
+
+    ``routes`` to one prefix have one or several ways each; only the first of them is used.
+    """
 
     ours: bool
     has_prefix_route: bool = True
-    hops: tuple[Hop, ...] = ()
+    routes: tuple[tuple[Hop, ...], ...] = ()
     address: str = ""
     permanent: bool = True
 
@@ -91,14 +94,14 @@ class RouteTable:
         return dict(self.kernel.dump(_RTM_GETADDR, body, self._read_address))
 
     def routes(self) -> Entries:
-        """Return the routes of ours; two to one prefix are read as one with the ways of both."""
+        """Return the routes of ours."""
         found: Entries = {}
         for family in (socket.AF_INET, socket.AF_INET6):
             # Only what is like this is listed (NETLINK_GET_STRICT_CHK).
             body = _RTMSG.pack(family, 0, 0, 0, _MAIN, PROTOCOL, 0, 0, 0)
             for prefix, entry in self.kernel.dump(_RTM_GETROUTE, body, self._read_route):
                 before = found.get(prefix)
-                found[prefix] = entry if before is None else Entry(True, hops=before.hops + entry.hops)
+                found[prefix] = entry if before is None else Entry(True, routes=before.routes + entry.routes)
         return found
 
     def neighbors(self, wanted: Collection[Neighbor] | None = None) -> Entries:
@@ -134,15 +137,15 @@ class RouteTable:
         """Return what deletes an address."""
         return message(_RTM_DELADDR, 0, self._address(address))
 
-    def add_route(self, prefix: Prefix, hop: Hop, *, beside: bool = False) -> bytes:
+    def add_route(self, prefix: Prefix, hops: Sequence[Hop], *, beside: bool = False) -> bytes:
         """Return what adds a route, if *beside* next to one that is there."""
-        scope = _SCOPE_GLOBAL if hop.via or _family(prefix.packed) == socket.AF_INET6 else _SCOPE_LINK
+        scope = _SCOPE_GLOBAL if hops[0].via or is_ipv6(prefix.packed) else _SCOPE_LINK
         how = NLM_F_CREATE | (NLM_F_APPEND if beside else NLM_F_EXCL)
-        return message(_RTM_NEWROUTE, how, self._route(prefix, scope, _UNICAST, hop))
+        return message(_RTM_NEWROUTE, how, self._route(prefix, scope, _UNICAST, hops))
 
-    def delete_route(self, prefix: Prefix, hop: Hop | None = None) -> bytes:
-        """Return what deletes the route of ours that takes this way, or the first."""
-        return message(_RTM_DELROUTE, 0, self._route(prefix, _SCOPE_NOWHERE, 0, hop))
+    def delete_route(self, prefix: Prefix, hops: Sequence[Hop] = ()) -> bytes:
+        """Return what deletes the route of ours that takes these ways, or (none) the first with all of its ways."""
+        return message(_RTM_DELROUTE, 0, self._route(prefix, _SCOPE_NOWHERE, 0, hops))
 
     def set_neighbor(self, neighbor: Neighbor, address: str, *, replace: bool) -> bytes:
         """Return what makes a neighbour's entry, if *replace* instead of one that is there."""
@@ -159,14 +162,22 @@ class RouteTable:
         head = _IFADDRMSG.pack(_family(address.packed), address.length, 0, _SCOPE_GLOBAL, self.index(address.device))
         return head + attribute(_IFA_LOCAL, address.packed) + attribute(_IFA_ADDRESS, address.packed)
 
-    def _route(self, prefix: Prefix, scope: int, kind: int, hop: Hop | None) -> bytes:
-        flags = _ONLINK if hop is not None and hop.onlink else 0
+    def _route(self, prefix: Prefix, scope: int, kind: int, hops: Sequence[Hop]) -> bytes:
+        flags = _ONLINK if len(hops) == 1 and hops[0].onlink else 0
         head = _RTMSG.pack(_family(prefix.packed), prefix.length, 0, 0, _MAIN, PROTOCOL, scope, kind, flags)
         parts = [head, attribute(_RTA_DST, prefix.packed)]
-        if hop is not None:
+        if len(hops) > 1:
+            parts.append(attribute(_RTA_MULTIPATH, b"".join(map(self._next_hop, hops))))
+        for hop in hops if len(hops) == 1 else ():
             parts.append(attribute(_RTA_OIF, _U32.pack(self.index(hop.device))))
             parts += [attribute(_RTA_GATEWAY, hop.via)] if hop.via else []
         return b"".join(parts)
+
+    def _next_hop(self, hop: Hop) -> bytes:
+        """Return one of several ways (struct rtnexthop); the weight is kept less one."""
+        gateway = attribute(_RTA_GATEWAY, hop.via)
+        flags, length = _ONLINK if hop.onlink else 0, _RTNEXTHOP.size + len(gateway)
+        return _RTNEXTHOP.pack(length, flags, hop.weight - 1, self.index(hop.device)) + gateway
 
     def _neighbor(self, neighbor: Neighbor, state: int) -> bytes:
         head = _NDMSG.pack(_family(neighbor.packed), self.index(neighbor.device), state, 0, 0)
@@ -194,21 +205,21 @@ class RouteTable:
         values = read_attributes(data, _RTMSG.size)
         prefix = Prefix(values.get(_RTA_DST, bytes(_SIZES[family])), length)
         if _RTA_MULTIPATH in values:
-            return prefix, Entry(True, hops=tuple(self._read_hops(values[_RTA_MULTIPATH])))
+            return prefix, Entry(True, routes=(tuple(self._read_hops(values[_RTA_MULTIPATH])),))
         index = _U32.unpack(values.get(_RTA_OIF, bytes(4)))[0]
-        return prefix, Entry(True, hops=(self._hop(index, values, flags),))
+        return prefix, Entry(True, routes=((self._hop(index, values, flags),),))
 
     def _read_hops(self, data: bytes) -> Iterator[Hop]:
         offset = 0
         while offset + _RTNEXTHOP.size <= len(data):
-            length, flags, _, index = _RTNEXTHOP.unpack_from(data, offset)
+            length, flags, more, index = _RTNEXTHOP.unpack_from(data, offset)
             if length < _RTNEXTHOP.size:
                 return
-            yield self._hop(index, read_attributes(data[offset : offset + length], _RTNEXTHOP.size), flags)
+            yield self._hop(index, read_attributes(data[offset : offset + length], _RTNEXTHOP.size), flags, more + 1)
             offset += (length + 3) & ~3
 
-    def _hop(self, index: int, values: dict[int, bytes], flags: int) -> Hop:
-        return Hop(self._name(index) or "", values.get(_RTA_GATEWAY, b""), bool(flags & _ONLINK))
+    def _hop(self, index: int, values: dict[int, bytes], flags: int, weight: int = 1) -> Hop:
+        return Hop(self._name(index) or "", values.get(_RTA_GATEWAY, b""), bool(flags & _ONLINK), weight)
 
     def _read_neighbor(self, data: bytes) -> tuple[Neighbor, Entry] | None:
         family, index, state, _, _ = _NDMSG.unpack_from(data)
@@ -221,6 +232,11 @@ class RouteTable:
         ours = permanent and values.get(_NDA_PROTOCOL) == bytes([PROTOCOL])
         address = values.get(_NDA_LLADDR, b"").hex(":")
         return Neighbor(device, values[_NDA_DST]), Entry(ours, address=address, permanent=permanent)
+
+
+def is_ipv6(packed: bytes) -> bool:
+    """Tell of which family an address is."""
+    return len(packed) == _SIZES[socket.AF_INET6]
 
 
 def _family(packed: bytes) -> int:

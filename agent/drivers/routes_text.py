@@ -8,6 +8,7 @@ length (``0.0.0.0/0``, ``::/0``).
 from __future__ import annotations
 
 import socket
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
@@ -15,6 +16,7 @@ from agent.core.errors import ApplyError
 
 NO_PREFIX_ROUTE: Final = "noprefixroute"  # value of an address that brings no route to its network
 _SETTINGS: Final = "/proc/sys"
+_NEXT: Final = "nexthop "  # before each of several ways
 _DOTS_AND_SLASHES = str.maketrans("./", "/.")
 
 
@@ -52,11 +54,15 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class Hop:
-    """The way that a route takes: ``via`` a neighbour, or (empty) directly on the device."""
+    """A way that a route takes: ``via`` a neighbour, or (empty) directly on the device.
+
+    ``weight`` is its share among several; ours all have the same.
+    """
 
     device: str
     via: bytes = b""
     onlink: bool = False
+    weight: int = 1
 
 
 Thing: TypeAlias = Address | Prefix | Neighbor | Setting
@@ -79,25 +85,40 @@ def parse_key(key: str) -> tuple[str, Thing]:
     raise ApplyError(f"{key!r} is no address, route, neighbor or sysctl")
 
 
-def parse_hop(value: str) -> Hop:
-    """Return the one way of a route; raise ApplyError if it has more, or is something else."""
+def parse_hops(value: str) -> tuple[Hop, ...]:
+    """Return the ways that a route takes, from its value; raise ApplyError for what is none."""
     try:
-        match value.split(" "):
-            case ["via", address, "dev", device]:
-                return Hop(device, _packed(address))
-            case ["via", address, "dev", device, "onlink"]:
-                return Hop(device, _packed(address), onlink=True)
-            case ["dev", device]:
-                return Hop(device)
+        if not value.startswith(_NEXT):
+            return (_hop(value),)
+        hops = tuple(_hop(text) for text in value.removeprefix(_NEXT).split(f" {_NEXT}"))
+        if len(set(hops)) == len(hops) > 1 and all(hop.via for hop in hops):
+            return hops
     except ValueError:
         pass
     raise ApplyError(f"a route cannot lead {value!r}")
 
 
-def hop_text(hop: Hop) -> str:
-    """Return the value of a route that takes this way."""
+def hops_text(hops: Collection[Hop]) -> str:
+    """Return the value of a route that takes these ways."""
+    texts = sorted(map(_hop_text, hops))
+    return texts[0] if len(texts) == 1 else " ".join(_NEXT + text for text in texts)
+
+
+def _hop(text: str) -> Hop:
+    match text.split(" "):
+        case ["via", address, "dev", device]:
+            return Hop(device, _packed(address))
+        case ["via", address, "dev", device, "onlink"]:
+            return Hop(device, _packed(address), onlink=True)
+        case ["dev", device]:
+            return Hop(device)
+    raise ValueError(text)
+
+
+def _hop_text(hop: Hop) -> str:
     via = f"via {address_text(hop.via)} " if hop.via else ""
-    return f"{via}dev {hop.device}{' onlink' if hop.onlink else ''}"
+    weight = f" weight {hop.weight}" if hop.weight != 1 else ""
+    return f"{via}dev {hop.device}{' onlink' if hop.onlink else ''}{weight}"
 
 
 def address_text(packed: bytes) -> str:

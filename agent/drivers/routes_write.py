@@ -16,15 +16,15 @@ from dataclasses import dataclass
 from agent.core.errors import ApplyError
 from agent.core.plan import Key
 from agent.drivers.namespaces import ForeignError
-from agent.drivers.routes_netlink import Entries, Entry, RouteTable
+from agent.drivers.routes_netlink import Entries, Entry, RouteTable, is_ipv6
 from agent.drivers.routes_text import (
     NO_PREFIX_ROUTE,
     Address,
     Hop,
     Neighbor,
     Prefix,
-    hop_text,
-    parse_hop,
+    hops_text,
+    parse_hops,
 )
 
 _GONE = (errno.ENOENT, errno.ESRCH, errno.EADDRNOTAVAIL, errno.ENODEV)
@@ -46,7 +46,7 @@ def value_of(thing: Address | Prefix | Neighbor, entry: Entry) -> str:
         case Address():
             return "" if entry.has_prefix_route else NO_PREFIX_ROUTE
         case Prefix():
-            return ", ".join(hop_text(hop) for hop in entry.hops)
+            return ", ".join(map(hops_text, entry.routes))
         case Neighbor():
             return entry.address
 
@@ -91,7 +91,7 @@ def _order(change: Change) -> tuple[bool, int]:
     rank = {Address: 0, Neighbor: 1, Prefix: 2}[type(change.thing)]
     if change.new is None:
         return True, -rank
-    return False, rank + (isinstance(change.thing, Prefix) and change.new.startswith("via"))
+    return False, rank + (isinstance(change.thing, Prefix) and "via " in change.new)
 
 
 def _messages(table: RouteTable, change: Change) -> list[bytes]:
@@ -107,21 +107,26 @@ def _messages(table: RouteTable, change: Change) -> list[bytes]:
         case Neighbor():
             return [table.set_neighbor(thing, new, replace=True)]
         case Prefix():
-            hop, before = parse_hop(new), _known_hop(table, old)
-            if before is None:
+            hops, before = parse_hops(new), _known_hops(table, old)
+            if not before:
                 return [table.delete_route(thing), _add(table, thing, new)]
             # Both are there for a moment, so that no packet finds none.
-            return [table.add_route(thing, hop, beside=True), table.delete_route(thing, before)]
+            if not is_ipv6(thing.packed):
+                return [table.add_route(thing, hops, beside=True), table.delete_route(thing, before)]
+            # Here one prefix has one route, to which ways are added, and from which they are taken.
+            added = [table.add_route(thing, [hop], beside=True) for hop in hops if hop not in before]
+            return [*added, *(table.delete_route(thing, [hop]) for hop in before if hop not in hops)]
 
 
-def _known_hop(table: RouteTable, text: str) -> Hop | None:
-    """Return the way that a route took; None if there were several, or its device has gone."""
+def _known_hops(table: RouteTable, text: str) -> tuple[Hop, ...]:
+    """Return the ways that a route took; none if that was not one of ours, or a device has gone."""
     try:
-        hop = parse_hop(text)
-        table.index(hop.device)
+        hops = parse_hops(text)
+        for hop in hops:
+            table.index(hop.device)
     except (ApplyError, KeyError):
-        return None
-    return hop
+        return ()
+    return hops
 
 
 def _settle(table: RouteTable, clashes: Sequence[Change], failed: dict[Key, Exception]) -> None:
@@ -159,7 +164,7 @@ def _instead(table: RouteTable, change: Change, present: Entries) -> list[bytes]
     entry = present.get(thing)
     doomed: list[bytes] = []
     if isinstance(thing, Prefix):
-        doomed = [table.delete_route(thing) for _ in entry.hops] if entry is not None else []
+        doomed = [table.delete_route(thing) for _ in entry.routes] if entry is not None else []
     else:
         # An IPv6 address is there once, whatever its length.
         same = [
@@ -180,7 +185,7 @@ def _add(table: RouteTable, thing: Address | Prefix | Neighbor, value: str) -> b
                 raise ApplyError(f"an address cannot be {value!r}")
             return table.add_address(thing, prefix_route=not value)
         case Prefix():
-            return table.add_route(thing, parse_hop(value))
+            return table.add_route(thing, parse_hops(value))
         case Neighbor():
             return table.set_neighbor(thing, value, replace=False)
 

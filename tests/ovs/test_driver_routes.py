@@ -30,6 +30,8 @@ ITEMS = {
     f"{SPACE} route 0.0.0.0/0": f"via 10.9.0.1 dev {DEVICE}",
     f"{SPACE} route ::/0": f"via fe80::a9fe:a9fd dev {DEVICE}",
     f"{SPACE} route 10.9.0.0/24": f"dev {DEVICE}",
+    f"{SPACE} route 10.8.0.0/16": f"nexthop via 10.9.0.7 dev {DEVICE} nexthop via 10.9.0.8 dev {DEVICE}",
+    f"{SPACE} route fd00:8::/64": f"nexthop via fe80::7 dev {DEVICE} nexthop via fe80::8 dev {DEVICE}",
     f"{SPACE} neighbor {DEVICE} 169.254.169.253": ROUTER_MAC,
     f"{SPACE} neighbor {DEVICE} fe80::a9fe:a9fd": ROUTER_MAC,
     f"{SPACE} sysctl net.ipv4.conf.{DEVICE}.forwarding": "0",
@@ -37,6 +39,11 @@ ITEMS = {
     f"{SPACE} sysctl net.ipv6.conf.all.forwarding": "1",
     f"{SPACE} sysctl net.ipv4.tcp_rmem": "4096 65536 1000000",
 }
+
+
+def several(*neighbors: str) -> str:
+    """A route that is shared by ways over several neighbours."""
+    return " ".join(f"nexthop via {neighbor} dev {DEVICE}" for neighbor in neighbors)
 
 
 def links(space: str = SPACE, number: int = 0) -> dict[str, Link]:
@@ -137,11 +144,13 @@ def test_writing_the_same_again_changes_nothing(driver):
 def test_everything_that_somebody_changes_is_seen_and_put_right(driver):
     driver.apply(Delta(creates=ITEMS))
     batch = (
+        "route replace 10.8.0.0/16 proto 72 nexthop via 10.9.0.7 dev inner weight 3 nexthop via 10.9.0.8 dev inner",
         f"address del 169.254.169.254/32 dev {DEVICE}",
         f"address del fd00:1::1/64 dev {DEVICE}",
         f"route change 10.9.0.0/24 via 10.0.0.9 dev {DEVICE} onlink proto 72",
         f"route append fd00:a9fe::/64 via fe80::77 dev {DEVICE} proto 72",
         f"route replace 100.64.0.0/10 dev {DEVICE} proto 72",
+        f"route del fd00:8::/64 via fe80::8 dev {DEVICE} proto 72",
         "route del default",
         f"neighbor replace 169.254.169.253 lladdr {OTHER_MAC} dev {DEVICE} nud permanent proto 72",
         f"neighbor del fe80::a9fe:a9fd dev {DEVICE}",
@@ -163,6 +172,8 @@ def test_everything_that_somebody_changes_is_seen_and_put_right(driver):
         "route 10.9.0.0/24",
         "route fd00:a9fe::/64",
         "route 100.64.0.0/10",
+        "route 10.8.0.0/16",
+        "route fd00:8::/64",
         "neighbor inner 169.254.169.253",
         "sysctl net.ipv4.conf.inner.rp_filter",
     }
@@ -223,6 +234,16 @@ def test_deleting_leaves_settings_as_they_are_and_what_is_gone_is_no_error(drive
         ("fd05::/64", f"via fe80::1 dev {DEVICE}", f"via fe80::2 dev {DEVICE}"),
         ("fd05::/64", f"dev {DEVICE}", f"via fe80::2 dev {DEVICE}"),
         ("fd05::/64", f"via fe80::2 dev {DEVICE}", f"dev {DEVICE}"),
+        ("10.5.0.0/16", f"via 10.9.0.1 dev {DEVICE}", several("10.9.0.1", "10.9.0.2")),
+        ("10.5.0.0/16", several("10.9.0.1", "10.9.0.2"), f"via 10.9.0.2 dev {DEVICE}"),
+        ("10.5.0.0/16", several("10.9.0.1", "10.9.0.2"), several("10.9.0.2", "10.9.0.3", "10.9.0.4")),
+        ("0.0.0.0/1", several("10.9.0.1", "10.9.0.2"), f"dev {DEVICE}"),
+        ("fd05::/64", f"via fe80::1 dev {DEVICE}", several("fe80::1", "fe80::2")),
+        ("fd05::/64", several("fe80::1", "fe80::2"), f"via fe80::2 dev {DEVICE}"),
+        ("fd05::/64", several("fe80::1", "fe80::2"), several("fe80::2", "fe80::3", "fe80::4")),
+        ("fd05::/64", several("fe80::1", "fe80::2"), several("fe80::3", "fe80::4")),
+        ("fd05::/64", f"dev {DEVICE}", several("fe80::1", "fe80::2")),
+        ("fd05::/64", several("fe80::1", "fe80::2"), f"dev {DEVICE}"),
     ],
 )
 def test_a_route_changes_whatever_is_believed_of_it(driver, prefix, old, new):

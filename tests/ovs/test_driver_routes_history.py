@@ -18,11 +18,22 @@ from agent.drivers.netns import NetnsDriver
 from agent.drivers.routes import RoutesDriver
 from agent.namespace import inside_named
 from tests.ovs.namespace_lab import host, run, within
-from tests.ovs.test_driver_routes import DEVICE, ROUTER_MAC, SPACE, everything, links
+from tests.ovs.test_driver_routes import DEVICE, ROUTER_MAC, SPACE, everything, links, several
 
 OTHER = "hpb-o"
-HOPS4 = ("dev inner", "via 10.9.0.1 dev inner onlink", "via 10.9.0.2 dev inner onlink")
-HOPS6 = ("dev inner", "via fe80::1 dev inner", "via fe80::2 dev inner")
+HOPS4 = (
+    "dev inner",
+    "via 10.9.0.1 dev inner onlink",
+    "via 10.9.0.2 dev inner onlink",
+    "nexthop via 10.9.0.1 dev inner onlink nexthop via 10.9.0.3 dev inner onlink",
+)
+HOPS6 = (
+    "dev inner",
+    "via fe80::1 dev inner",
+    "via fe80::2 dev inner",
+    several("fe80::1", "fe80::2"),
+    several("fe80::2", "fe80::3"),
+)
 PARTS = {
     "address inner 10.0.0.1/24": ("", "noprefixroute"),
     "address inner 10.0.0.2/24": ("", "noprefixroute"),

@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from agent.core.errors import ApplyError
-from agent.drivers.routes_text import Address, Hop, Neighbor, Prefix, Setting, hop_text, parse_hop, parse_key
+from agent.drivers.routes_text import Address, Hop, Neighbor, Prefix, Setting, hops_text, parse_hops, parse_key
 
 V4, V6 = bytes([10, 0, 0, 1]), bytes.fromhex("fe80" + "00" * 13 + "01")
 
@@ -50,21 +50,33 @@ def test_what_is_no_key_is_refused(text):
 
 
 @pytest.mark.parametrize(
-    ("text", "hop"),
+    ("text", "hops"),
     [
-        ("via 10.0.0.1 dev eth0", Hop("eth0", V4)),
-        ("via fe80::1 dev eth0 onlink", Hop("eth0", V6, onlink=True)),
-        ("dev eth0", Hop("eth0")),
+        ("via 10.0.0.1 dev eth0", (Hop("eth0", V4),)),
+        ("via fe80::1 dev eth0 onlink", (Hop("eth0", V6, onlink=True),)),
+        ("dev eth0", (Hop("eth0"),)),
+        ("nexthop via 10.0.0.1 dev eth0 nexthop via 10.0.0.1 dev eth1", (Hop("eth0", V4), Hop("eth1", V4))),
     ],
 )
-def test_a_way_is_read_as_it_is_written(text, hop):
-    assert parse_hop(text) == hop
-    assert hop_text(hop) == text
+def test_ways_are_read_as_they_are_written(text, hops):
+    assert parse_hops(text) == hops
+    assert hops_text(hops[::-1]) == text
 
 
 @pytest.mark.parametrize(
-    "text", ["", "eth0", "via eth0", "via 10.0.0.1 dev eth0, via 10.0.0.2 dev eth0", "via x dev y"]
+    "text",
+    [
+        "",
+        "eth0",
+        "via eth0",
+        "via 10.0.0.1 dev eth0, via 10.0.0.2 dev eth0",
+        "via x dev y",
+        "nexthop via 10.0.0.1 dev eth0",
+        "nexthop dev eth0 nexthop dev eth1",
+        "nexthop via 10.0.0.1 dev eth0 nexthop via 10.0.0.1 dev eth0",
+        "nexthop via 10.0.0.1 dev eth0 weight 2 nexthop via 10.0.0.2 dev eth0",
+    ],
 )
 def test_what_is_no_way_is_refused(text):
     with pytest.raises(ApplyError, match="a route cannot lead"):
-        parse_hop(text)
+        parse_hops(text)
