@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading the whole host back, a slice at a time, once in each resync interval."""
+"""Reading the whole host back, a part at a time, once in each resync interval."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from agent.core.plan import Driver, SlicedDriver
+from agent.core.errors import AgentError
+from agent.core.places import PlaceIndex
+from agent.core.plan import Driver, PlacedDriver, SlicedDriver
 from agent.core.reconciler import Reconciler
+
+_Step = Callable[[Reconciler], int]  # reads one part; returns how many items have drifted
 
 
 class ReadBack:
@@ -16,7 +20,9 @@ class ReadBack:
         self._drivers = tuple(drivers)
         self._monotonic = monotonic
         self._interval = interval
-        self._round: list[tuple[Driver, int, int]] = []
+        self._indexes = {driver.name: PlaceIndex(driver) for driver in drivers if isinstance(driver, PlacedDriver)}
+        self._round: list[_Step] = []
+        self._parts = 1  # of a round
         self._next = monotonic() + interval
 
     def set_interval(self, interval: float) -> None:
@@ -25,22 +31,38 @@ class ReadBack:
         self._next = min(self._next, self._monotonic() + interval)
 
     def next_due(self) -> float:
-        """Return the monotonic time of the next slice."""
+        """Return the monotonic time of the next part."""
         return self._next
 
     def step(self, reconciler: Reconciler) -> int:
-        """Read back the slice that is due, if one is; return how many items have drifted."""
+        """Read back the part that is due, if one is; return how many items have drifted."""
         now = self._monotonic()
         if now < self._next:
             return 0
         if not self._round:
-            self._round = [(d, index, count) for d in self._drivers for count in [_slices(d)] for index in range(count)]
-        driver, index, of = self._round.pop(0)
-        drifted = reconciler.read_back(driver, index, of)
-        total = sum(_slices(d) for d in self._drivers)
-        self._next = self._monotonic() + self._interval / max(total, 1)
+            self._round = [step for driver in self._drivers for step in self._steps(driver, reconciler)][::-1]
+            self._parts = max(len(self._round), 1)
+        drifted = self._round.pop()(reconciler) if self._round else 0
+        self._next = self._monotonic() + self._interval / self._parts
         return drifted
 
+    def _steps(self, driver: Driver, reconciler: Reconciler) -> list[_Step]:
+        """Return what reads all of *driver*."""
+        if isinstance(driver, PlacedDriver):
+            try:
+                there = driver.places()
+            except AgentError:
+                return [_slice(driver, 0, 1)]  # which finds the same, and says so
+            index = self._indexes[driver.name]
+            index.refresh(reconciler.desired.groups)
+            return [_place(driver, index, place) for place in sorted({*there, *index.places()})]
+        count = driver.slices() if isinstance(driver, SlicedDriver) else 1
+        return [_slice(driver, index, count) for index in range(count)]
 
-def _slices(driver: Driver) -> int:
-    return driver.slices() if isinstance(driver, SlicedDriver) else 1
+
+def _slice(driver: Driver, index: int, of: int) -> _Step:
+    return lambda reconciler: reconciler.read_back(driver, index, of)
+
+
+def _place(driver: PlacedDriver, index: PlaceIndex, place: str) -> _Step:
+    return lambda reconciler: reconciler.read_back_place(driver, place, index.keys(reconciler.desired, place))

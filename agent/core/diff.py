@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 
 from agent.core.desired import Desired, Former
 from agent.core.naming import owner_hash
@@ -20,18 +20,29 @@ def differences(
     is wrong) differs.
     """
     owners = desired.owners(name)
+    expected = owners.keys() if of == 1 else _slice_keys(name, desired, index, of)
+    differing = differences_among(name, desired, actual, expected)
+    if of > 1:
+        for key, value in actual.items():
+            owner = owners.get(key)
+            if owner is not None and owner_hash(owner) % of != index:
+                differing[key] = value
+    return differing
+
+
+def differences_among(
+    name: str, desired: Desired, actual: Mapping[Key, Value], expected: Collection[Key]
+) -> dict[Key, Value | None]:
+    """Return key -> actual value (None: absent) of what is there and not as desired, and of *expected* that is not."""
+    owners = desired.owners(name)
     groups = desired.groups
     differing: dict[Key, Value | None] = {}
     for key, value in actual.items():
         owner = owners.get(key)
         wanted = None if owner is None else groups[owner].items[name][key]
-        if wanted != value or (of > 1 and owner is not None and owner_hash(owner) % of != index):
+        if wanted != value:
             differing[key] = value
-    if of == 1:
-        missing: Iterable[Key] = owners.keys() - actual.keys()
-    else:
-        missing = _slice_keys(name, desired, index, of) - actual.keys()
-    differing.update(dict.fromkeys(missing))
+    differing.update(dict.fromkeys(key for key in expected if key not in actual))
     return differing
 
 

@@ -135,3 +135,20 @@ class SlicedDriver(Driver, Protocol):
 
     def observe_slice(self, index: int, of: int) -> dict[Key, Value]:
         """Read back what is ours and marked as lying in slice *index* of *of*."""
+
+
+@runtime_checkable
+class PlacedDriver(Driver, Protocol):
+    """A driver whose subsystem lies in several places (namespaces) that can be read one by one.
+
+    Where an item is follows from its key alone.
+    """
+
+    def places(self) -> Collection[str]:
+        """Where something of ours may be now.  Raises AgentError."""
+
+    def place_of(self, key: Key) -> str:
+        """Return in which place the item with this key is, or would be."""
+
+    def observe_place(self, place: str) -> dict[Key, Value]:
+        """Read back what is ours in *place*; nothing if there is no such place any more.  Raises AgentError."""

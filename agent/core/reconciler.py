@@ -23,7 +23,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from agent.core.desired import Desired, Former, Touched
-from agent.core.diff import differences, make_delta, owners_of
+from agent.core.diff import differences, differences_among, make_delta, owners_of
 from agent.core.errors import (
     Actor,
     AgentError,
@@ -34,7 +34,18 @@ from agent.core.errors import (
     StoreError,
     VerifyError,
 )
-from agent.core.plan import Delta, Driver, ItemRef, Key, ObjectId, Plan, SlicedDriver, Value, WriteOrder
+from agent.core.plan import (
+    Delta,
+    Driver,
+    ItemRef,
+    Key,
+    ObjectId,
+    PlacedDriver,
+    Plan,
+    SlicedDriver,
+    Value,
+    WriteOrder,
+)
 from agent.core.report import ItemState, ObjectStatus, Operations, PassReport
 from agent.core.retry import Backoff
 
@@ -233,6 +244,17 @@ class Reconciler:
             self._lose(driver.name, err)
             return 0
         return self._note_drift(driver, differences(driver.name, self._desired, actual, index, of), actual)
+
+    def read_back_place(self, driver: PlacedDriver, place: str, expected: Collection[Key]) -> int:
+        """Read back one place of *driver*, where *expected* are desired; otherwise as ``read_back``."""
+        if driver.name in self._unread:
+            return 0
+        try:
+            actual = driver.observe_place(place)
+        except AgentError as err:
+            self._lose(driver.name, err)
+            return 0
+        return self._note_drift(driver, differences_among(driver.name, self._desired, actual, expected), actual)
 
     def read_back_items(self, driver: Driver, keys: Iterable[Key]) -> int:
         """Read back those of *keys* that are desired; otherwise as ``read_back``."""

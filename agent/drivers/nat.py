@@ -80,8 +80,7 @@ class NatDriver:
 
     def place_of(self, key: Key) -> str:
         """Return in which of ``places`` an item is."""
-        name, family, _ = key.split(" ", 2)
-        return f"{name} {family}"
+        return " ".join(key.split(" ", 2)[:2])
 
     def observe_place(self, place: str) -> dict[Key, Value]:
         """Read back what is ours in one place.  Raises AgentError."""
