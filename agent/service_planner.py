@@ -89,9 +89,31 @@ class _Planning:
         mtu = max((snapshot.networks[network].mtu for network in networks), default=0)
         service = snapshot.metadata_service
         settings = self._memo.value("service", (service, self._local), partial(_plan_service, service, self._local))
+        parts = self._keep_within(parts)
         ports = {port_id: part.served for port_id, part in parts.items()}
         problems = tuple(problem for part in parts.values() for problem in part.problems)
         return ServicePlan(Services(settings, ports, networks, mtu, _connects(self._local)), problems)
+
+    def _keep_within(self, parts: Mapping[PortId, _Part]) -> Mapping[PortId, _Part]:
+        """Return *parts* with what the responder has room for: who has most to be told is told less."""
+        left = sum(map(_weight, parts.values())) - metadata.ROOM
+        if left <= 0:
+            return parts
+        lighter = dict(parts)
+        for port_id in sorted(parts, key=lambda port_id: (-_weight(parts[port_id]), port_id)):
+            part = parts[port_id]
+            lighter[port_id] = self._memo.value(("lighter", port_id), (part,), partial(self._lighter, part))
+            left -= _weight(part) - _weight(lighter[port_id])
+            if left <= 0:
+                break
+        return lighter
+
+    def _lighter(self, part: _Part) -> _Part:
+        if part.network is None:
+            return part
+        asked = self._snapshot.metadata_service is not None
+        planned = _plan_port(part.port, part.network, part.subnets, part.number, asked=asked, room=False)
+        return part._replace(served=planned[0], problems=planned[1])
 
     def _update(self, last: _Round | None) -> _Round:
         """Plan the ports anew that are not made of the same as last time."""
@@ -117,14 +139,19 @@ class _Planning:
         return self._memo.value(("needs", network), subnets, partial(_find_needs, subnets))
 
 
+def _weight(part: _Part) -> int:
+    """Return how many octets of a port's metadata the responder holds."""
+    return 0 if part.served.metadata is None else len(part.served.metadata.data)
+
+
 def _plan_port(
-    port: Port, network: Network | None, subnets: tuple[Subnet, ...], number: int, *, asked: bool
+    port: Port, network: Network | None, subnets: tuple[Subnet, ...], number: int, *, asked: bool, room: bool = True
 ) -> tuple[ServedPort, tuple[Problem, ...]]:
     """Plan one port; one that is down keeps its number and is told nothing."""
     if network is None or not subnets or not (port.admin_state_up and network.admin_state_up):
         return ServedPort(port.id, port.mac, number), ()
     told = dhcp.plan_port(port, network, subnets, number)
-    data = metadata.plan_port(port, network, subnets, number, service=asked)
+    data = metadata.plan_port(port, network, subnets, number, service=asked, room=room)
     served = ServedPort(port.id, port.mac, number, told.served, data.served, data.aliases, data.asks_service)
     return served, (*told.problems, *data.problems)
 

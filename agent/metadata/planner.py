@@ -6,7 +6,8 @@ Pure.  A key that makes no sense is left out and said; the rest is served.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from typing import Final
 
 from agent.core import service_identity
 from agent.core.errors import Actor, InputError, Problem
@@ -18,6 +19,9 @@ from agent.core.served import served
 from agent.metadata.data import ContentData, Limits, MetadataData, encode_metadata
 from agent.metadata.network_data import network_data
 
+# Octets, as JSON, that the responder holds for all ports together: in memory, and up to three times in its file, which
+# its MemoryMax counts as well.  What is more would end it again and again, and with it everybody's DHCP.
+ROOM: Final = 32 << 20
 _NOTHING_SAID = PortMetadata()
 
 
@@ -35,10 +39,13 @@ class MetadataPlan:
     problems: tuple[Problem, ...] = ()
 
 
-def plan_port(port: Port, network: Network, subnets: tuple[Subnet, ...], number: int, *, service: bool) -> MetadataPlan:
+def plan_port(
+    port: Port, network: Network, subnets: tuple[Subnet, ...], number: int, *, service: bool, room: bool = True
+) -> MetadataPlan:
     """Plan the metadata of *port*; *subnets* are all of its network, *number* is what stands for it.
 
     *service* tells that the store names a metadata service: it has what the store does not.
+    Without *room* what may be large is left out and said.
     """
     aliases = _aliases(port, subnets, number)
     if not aliases:
@@ -47,6 +54,8 @@ def plan_port(port: Port, network: Network, subnets: tuple[Subnet, ...], number:
     content: ContentData | None = None
     if port.metadata or not service:
         said, problems = _said(port)
+        if not room:
+            said, problems = replace(said, user_data=b"", vendor_data=""), (*problems, _no_room(port))
         content = _content(port, network, subnets, said)
         instance_id = said.instance_id or port.device_id or port.id
     else:
@@ -102,6 +111,14 @@ def _said(port: Port) -> tuple[PortMetadata, tuple[Problem, ...]]:
             else:
                 good.append(pair)
         return read_metadata(good), tuple(problems)
+
+
+def _no_room(port: Port) -> Problem:
+    text = (
+        f"port {port.name or port.id}: metadata: user_data and vendor_data are not served: the ports of this host have "
+        f"more than {ROOM >> 20} MiB together, and this is one of the largest"
+    )
+    return Problem(f"port:{port.id}/metadata", "metadata", text, Actor.CLOUD)
 
 
 def _content(port: Port, network: Network, subnets: tuple[Subnet, ...], said: PortMetadata) -> ContentData:

@@ -12,6 +12,7 @@ import pytest
 
 from agent import preview
 from agent.core.allocations import Claim
+from agent.core.errors import Actor
 from agent.core.items import Link, ResponderSocket, Served
 from agent.core.memo import Memo
 from agent.core.model import HostSnapshot, MetadataService, NetworkId, PortId, SwitchView
@@ -142,6 +143,41 @@ def test_a_mistake_in_a_ports_options_is_a_problem_of_its_answers_alone():
     assert [problem.object_id for problem in problems] == ["port:p1/dhcp", "port:p1/metadata"]
     assert {"dhcp p1", "metadata p1"} <= items(groups, "responder").keys()
     assert groups["port:p1/dhcp"].items["flows"]
+
+
+def with_user_data(sizes: Mapping[int, int]) -> World:
+    world = services_world()
+    for number, size in sizes.items():
+        world.change_port(number, metadata=(("ssh_keys", "ssh-ed25519 A"), ("user_data", "x" * size)))
+    return world
+
+
+def test_there_is_more_user_data_than_room_and_who_has_most_is_told_without(monkeypatch):
+    monkeypatch.setattr("agent.metadata.planner.ROOM", 30_000)
+    world = with_user_data({1: 12_000, 2: 10_000, 3: 1_000})
+    groups, problems = world.groups()
+    told = {key: each.data for key, each in items(groups, "responder").items() if isinstance(each, Served)}
+
+    assert [(problem.object_id, problem.actor) for problem in problems] == [("port:p1/metadata", Actor.CLOUD)]
+    assert sum(len(data) for key, data in told.items() if key.startswith("metadata ")) < 30_000
+    assert len(told["metadata p1"]) < 3_000
+    assert "ssh-ed25519 A" in told["metadata p1"]
+    assert len(told["metadata p2"]) > 10_000
+    assert groups["port:p1/metadata"].items["flows"]
+
+    world.change_port(2, metadata=())
+    groups, problems = world.groups()
+    assert problems == []
+    whole = items(groups, "responder")["metadata p1"]
+    assert isinstance(whole, Served)
+    assert len(whole.data) > 12_000
+
+
+def test_where_there_is_no_room_a_change_costs_no_more_than_elsewhere(monkeypatch):
+    monkeypatch.setattr("agent.metadata.planner.ROOM", 15_000)
+    world = with_user_data({1: 12_000, 2: 10_000, 3: 1_000})
+    own = {"port:p3", "port:p3/dhcp", "port:p3/metadata"}
+    assert changed(world, lambda world: world.change_port(3, hostname="web")) == own
 
 
 # What a change costs, and that nothing is forgotten that it concerns.
