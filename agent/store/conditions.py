@@ -2,38 +2,80 @@
 """Which rows a host asks the store for, and whether it has what it needs.
 
 Own ports are selected by host; what they name decides the rest: their networks, their
-security groups, and the lists of addresses that the rules of these refer to.  Conditions
-grow at once and shrink only after a while, so that a port that leaves and comes back
-does not make the server send everything again.  Each table carries the column that
-it is selected by, so that everything is there after three questions at most.
+security groups, and the lists of addresses that the rules of these refer to.  Routers are
+selected by their gateway hosts and by the networks that they join; of those that live here
+all networks and translations are needed, of the others only the ports.  Conditions grow at
+once and shrink only after a while, so that a port that leaves and comes back does not make
+the server send everything again.  Each table carries the column that it is selected by, so
+that everything is there after three questions at most.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 from ovs.db import idl as ovs_idl
 
 from agent.core.model import HostName, NetworkId, OwnerId, SecurityGroupId
+from agent.store.gathered_routers import RouterNeeds
 
 Condition: TypeAlias = list[Any]
+Clause: TypeAlias = list[Any]
 
 LINGER = 60.0  # seconds that a condition stays after the last that needed it went
 
-BY_NETWORK = {"Network": "_uuid", "Subnet": "network", "Endpoint": "network"}
-BY_GROUP = {"Security_Group_Rule": "group"}
-BY_OWNER = {"Address_Chunk": "owner", "Address_Group": "_uuid"}
-BY_EITHER = {"Security_Group": "_uuid"}
-BY_HOST = {"Port": "host", "Port_Status": "host", "Host_Status": "host"}
+
+def _is(column: str) -> Callable[[str], Clause]:
+    return lambda wanted: [column, "==", ["uuid", wanted]]
+
+
+def _says(column: str) -> Callable[[str], Clause]:
+    return lambda wanted: [column, "==", wanted]
+
+
+def _has(column: str) -> Callable[[str], Clause]:
+    return lambda wanted: [column, "includes", ["uuid", wanted]]
+
+
+# How the tables are asked for one of the ids that they are selected by.
+BY_NETWORK = {"Network": _is("_uuid"), "Subnet": _is("network"), "Endpoint": _is("network")}
+BY_GROUP = {"Security_Group_Rule": _is("group")}
+BY_OWNER = {"Address_Chunk": _is("owner"), "Address_Group": _is("_uuid")}
+BY_EITHER = {"Security_Group": _is("_uuid")}
+BY_NETWORKS = {"Router": _has("networks")}
+BY_DEVICE = {"Port": _says("device_id")}
+BY_ROUTER = {"Floating_IP": _is("router"), "Port_Forwarding": _is("router")}
+# And for what is this host's, whatever else is needed.
+ALWAYS: Mapping[str, Callable[[HostName], Clause]] = {
+    "Port": lambda host: ["host", "==", host],
+    "Router": lambda host: ["hosts", "includes", host],
+    "Port_Status": lambda host: ["host", "==", host],
+    "Router_Status": lambda host: ["host", "==", host],
+    "Host_Status": lambda host: ["host", "==", host],
+}
 
 
 class Needs(NamedTuple):
-    """What a host must know because of its ports: the ids by which the other tables are selected."""
+    """What a host must know because of its ports and routers: the ids by which the other tables are selected.
 
-    networks: frozenset[NetworkId] = frozenset()
+    ``own`` are the networks that it has ports on.
+    """
+
+    own: frozenset[NetworkId] = frozenset()
     groups: frozenset[SecurityGroupId] = frozenset()
     owners: frozenset[OwnerId] = frozenset()
+    routers: RouterNeeds = RouterNeeds()
+
+    @property
+    def networks(self) -> frozenset[NetworkId]:
+        """The networks to know with all that is on them."""
+        return self.own | self.routers.networks
+
+    @property
+    def joined(self) -> frozenset[NetworkId]:
+        """The networks on which the host, or a router of its, may send to a router."""
+        return self.own | self.routers.inner
 
     @property
     def named(self) -> frozenset[str]:
@@ -46,10 +88,11 @@ class Conditions:
 
     def __init__(self, idl: ovs_idl.Idl, host: HostName) -> None:
         self._idl = idl
-        # As in _wanted().
-        self._selections = [_Selection(idl, columns) for columns in (BY_NETWORK, BY_GROUP, BY_OWNER, BY_EITHER)]
-        for table, column in BY_HOST.items():
-            idl.cond_change(table, [[column, "==", host]])
+        always = {table: [clause(host)] for table, clause in ALWAYS.items()}
+        selected = (BY_NETWORK, BY_GROUP, BY_OWNER, BY_EITHER, BY_NETWORKS, BY_DEVICE, BY_ROUTER)  # as in _wanted()
+        self._selections = [_Selection(idl, tables, always) for tables in selected]
+        for table in always.keys() - {table for tables in selected for table in tables}:
+            idl.cond_change(table, always[table])
 
     def need(self, needs: Needs, now: float) -> None:
         """Ask for the rows of *needs*; *now* is in monotonic seconds."""
@@ -67,15 +110,19 @@ class Conditions:
 
 
 def _wanted(needs: Needs) -> tuple[frozenset[str], ...]:
-    return needs.networks, needs.groups, needs.owners, needs.named
+    routers = needs.routers
+    return needs.networks, needs.groups, needs.owners, needs.named, needs.joined, routers.known, routers.whole
 
 
 class _Selection:
     """Tables that are selected by the same ids, and the ids that were asked for."""
 
-    def __init__(self, idl: ovs_idl.Idl, columns: Mapping[str, str]) -> None:
+    def __init__(
+        self, idl: ovs_idl.Idl, tables: Mapping[str, Callable[[str], Clause]], always: Mapping[str, list[Clause]]
+    ) -> None:
         self._idl = idl
-        self._columns = columns
+        self._tables = tables
+        self._always = always
         self._unneeded: dict[str, float] = {}
         self._asked: frozenset[str] = frozenset()
         self._clauses: dict[str, Condition] = {}
@@ -102,11 +149,6 @@ class _Selection:
 
     def _ask(self, ids: frozenset[str]) -> None:
         self._asked = ids
-        for table, column in self._columns.items():
-            self._clauses[table] = _clauses(column, ids)
+        for table, clause in self._tables.items():
+            self._clauses[table] = [*self._always.get(table, ()), *map(clause, sorted(ids))] or [False]
             self._idl.cond_change(table, self._clauses[table])
-
-
-def _clauses(column: str, ids: Iterable[str]) -> Condition:
-    """Return the condition that selects rows by *ids*, in one order always."""
-    return [[column, "==", ["uuid", wanted]] for wanted in sorted(ids)] or [False]

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from ovs.db import idl as ovs_idl
 
@@ -34,61 +34,15 @@ from agent.ovsdb import PROBE_INTERVAL_MS, IdlThread
 from agent.refusable_idl import RefusableIdl
 from agent.store import filter_rows, rows, service_rows
 from agent.store.conditions import Conditions, Needs
+from agent.store.frozen import Fault, FrozenRows
 from agent.store.gathered import ByOwner, Groups
-from agent.store.service_rows import Doubts
-
-COLUMNS: Mapping[str, tuple[str, ...]] = {
-    "Global": ("generation", "revision"),
-    "Network": ("name", "type", "segmentation_id", "physnet", "mtu", "admin_state_up", "dns_domain"),
-    "Subnet": (
-        "name", "network", "cidr", "gateway_ip", "enable_dhcp", "ipv6_address_mode", "ipv6_ra_mode",
-        "server_address", "dns_nameservers", "host_routes",
-    ),
-    "Port": (
-        "name", "network", "mac_address", "fixed_ips", "host", "device_owner", "device_id", "project",
-        "admin_state_up", "port_security_enabled", "allowed_address_pairs", "filtered", "security_groups",
-        "hostname", "dhcp_options", "metadata",
-    ),
-    "Metadata_Service": (
-        "url", "secret_file", "ca_file", "client_cert_file", "client_key_file", "insecure", "timeout",
-    ),
-    "Security_Group": ("name", "stateful", "log", "log_rate", "log_burst"),
-    "Security_Group_Rule": (
-        "group", "direction", "ethertype", "protocol", "port_range_min", "port_range_max", "remote_ip_prefix",
-        "remote_group", "remote_address_group",
-    ),
-    "Address_Group": ("name",),
-    "Address_Chunk": ("owner", "chunk", "addresses"),
-    "Endpoint": ("network", "mac", "addresses", "host"),
-    "Host": ("name", "tunnel_address", "encapsulations", "bridge_mappings"),
-    "Host_Status": ("host", "version", "generation", "applied_revision", "heartbeat"),
-    "Port_Status": ("port", "host", "up", "reason", "since"),
-}  # fmt: skip
-
-# Of a row, what it was frozen to before, and a list that takes what of it is left out.
-_FREEZE: Mapping[str, Callable[[Any, Any, Doubts], Any]] = {
-    "Network": lambda row, _, doubts: service_rows.network(row, doubts),
-    "Subnet": lambda row, _, doubts: service_rows.subnet(row, doubts),
-    "Port": lambda row, _, doubts: service_rows.port(row, doubts),
-    "Metadata_Service": lambda row, _, doubts: service_rows.metadata_service(row, doubts),
-    "Endpoint": lambda row, *_: rows.endpoint(row),
-    "Host": lambda row, *_: rows.host(row),
-    "Security_Group": lambda row, *_: filter_rows.security_group(row),
-    "Security_Group_Rule": lambda row, *_: filter_rows.rule(row),
-    "Address_Group": lambda row, *_: filter_rows.address_group(row),
-    "Address_Chunk": lambda row, before, _: filter_rows.address_chunk(row, before),
-}
+from agent.store.gathered_routers import Routers
+from agent.store.gathered_translations import Translations
+from agent.store.kinds import COLUMNS
+from agent.store.router_rows import RouterPort
 
 _Key = TypeVar("_Key")
 _Noun = TypeVar("_Noun")
-
-
-class _Fault(NamedTuple):
-    """A row that makes no sense; ``name`` and ``group`` as far as it has them."""
-
-    error: rows.RowError
-    name: str
-    group: str
 
 
 class NotingIdl(RefusableIdl):
@@ -125,14 +79,13 @@ class SnapshotReader:
         self._on_snapshot = on_snapshot
         self._idl = NotingIdl(remote, helper)
         self._conditions = Conditions(self._idl, host)
-        self._frozen: dict[str, dict[Any, Any]] = {table: {} for table in _FREEZE}
-        self._faults: dict[str, dict[Any, _Fault]] = {table: {} for table in _FREEZE}
-        self._doubts: dict[str, dict[Any, Doubts]] = {table: {} for table in _FREEZE}
+        self._rows = FrozenRows(self._idl, host, self._file)
         self._subnets: dict[NetworkId, tuple[Subnet, ...]] = {}
         self._endpoints: ByOwner[NetworkId, EndpointId, Endpoint] = ByOwner()
         self._groups = Groups()
         self._chunks: ByOwner[OwnerId, str, AddressChunk] = ByOwner()
-        self._changed: set[str] = set(_FREEZE)  # tables, since the last snapshot
+        self._routers = Routers(host)
+        self._translations = Translations()
         self._needs = Needs()
         self._needs_stale = True
         self._snapshot = HostSnapshot(host)
@@ -167,10 +120,7 @@ class SnapshotReader:
     # On the IDL thread.
 
     def _read(self) -> None:
-        noted = self._idl.take_noted()
-        for table in _FREEZE:
-            self._freeze(table, noted.get(table, set()))
-            self._drop_lost(table)
+        self._rows.freeze(self._idl.take_noted())
         needs = self._needed()
         self._conditions.need(needs, time.monotonic())
         connected = self.thread.is_connected()
@@ -182,153 +132,121 @@ class SnapshotReader:
             self._connected = connected
             self._on_snapshot()
 
-    def _freeze(self, table: str, uuids: set[Any]) -> None:
-        """Freeze rows anew; a row that is as before keeps its object."""
-        live, frozen = self._idl.tables[table].rows, self._frozen[table]
-        for uuid in uuids:
-            row = live.get(uuid)
-            if row is None:
-                self._drop(table, uuid)
-                continue
-            before, doubts = frozen.get(uuid), Doubts()
-            try:
-                noun = _FREEZE[table](row, before, doubts)
-            except (rows.RowError, ValueError, TypeError, StopIteration) as unknown:
-                # A later version of the schema may hold values that we cannot even name.
-                err = (
-                    unknown
-                    if isinstance(unknown, rows.RowError)
-                    else rows.RowError("row", f"not understood: {unknown!r}")
-                )
-                self._drop(table, uuid)
-                self._faults[table][uuid] = _Fault(err, _value(row, "name"), _value(row, "group"))
-                self._changed.add(table)
-                continue
-            if self._faults[table].pop(uuid, None) is not None or doubts != self._doubts[table].get(uuid, []):
-                self._changed.add(table)
-            self._doubt(table, uuid, doubts)
-            if before == noun:
-                continue
-            frozen[uuid] = noun
-            self._changed.add(table)
-            self._file(table, before, noun)
-
-    def _doubt(self, table: str, uuid: Any, doubts: Doubts) -> None:
-        if doubts:
-            self._doubts[table][uuid] = doubts
-        else:
-            self._doubts[table].pop(uuid, None)
-
-    def _drop(self, table: str, uuid: Any) -> None:
-        self._doubts[table].pop(uuid, None)
-        before = self._frozen[table].pop(uuid, None)
-        if self._faults[table].pop(uuid, None) is not None or before is not None:
-            self._changed.add(table)
-        if before is not None:
-            self._file(table, before, None)
-
-    def _drop_lost(self, table: str) -> None:
-        """Drop what a reconnected replica has no more (it is cleared without notifications)."""
-        live, frozen, faults = self._idl.tables[table].rows, self._frozen[table], self._faults[table]
-        if len(frozen) + len(faults) > len(live):
-            for uuid in [*frozen, *faults]:
-                if uuid not in live:
-                    self._drop(table, uuid)
-
-    def _file(self, table: str, before: Any, after: Any) -> None:
+    def _file(self, kind: str, before: Any, after: Any) -> None:
         """Keep what is put together from several rows."""
-        if table == "Endpoint":
+        if kind == "Endpoint":
             if before is not None:
                 self._endpoints.remove(before.network, before.id, before)
             if after is not None:
                 self._endpoints.put(after.network, after.id, after)
-        elif table == "Subnet":
+        elif kind == "Floating_IP":
+            self._translations.file(before, after)
+        elif kind == "Port_Forwarding":
+            self._translations.file_forwarding(before, after)
+        elif kind == "Subnet":
             for network in {subnet.network for subnet in (before, after) if subnet is not None}:
-                members = [s for s in self._frozen["Subnet"].values() if s.network == network]
+                members = [s for s in self._rows["Subnet"].values() if s.network == network]
                 self._subnets[network] = tuple(sorted(members, key=lambda s: s.id))
                 if not members:
                     del self._subnets[network]
-        elif table == "Address_Chunk":
+                self._routers.note_subnets(network)
+        elif kind == "Address_Chunk":
             if before is not None:
                 self._chunks.remove(before.chunk.owner, before.chunk.chunk, before.chunk)
             if after is not None:
                 self._chunks.put(after.chunk.owner, after.chunk.chunk, after.chunk)
-        elif table == "Address_Group":
+        elif kind == "Address_Group":
             if after is not None:
                 self._groups.file_owner(after)
             else:
                 self._groups.drop_owner(before.id)
+        elif kind == "Router_Port":
+            ports = [port if isinstance(port, RouterPort) else None for port in (before, after)]
+            self._routers.file_port(*ports)
         else:
             self._needs_stale = True
-            if table == "Security_Group":
+            if kind == "Security_Group":
                 self._groups.file(before, after)
-            elif table == "Security_Group_Rule":
+            elif kind == "Security_Group_Rule":
                 self._groups.file_rule(before, after)
+            elif kind == "Router":
+                self._routers.file(before, after)
 
     def _needed(self) -> Needs:
-        """Return what the ports need, as far as the rows that have come tell."""
+        """Return what the ports and routers need, as far as the rows that have come tell."""
         if self._needs_stale:
             self._needs_stale = False
             self._groups.settle()
-            ports = self._frozen["Port"].values()
+            ports = self._rows["Port"].values()
             groups = frozenset(group for port in ports for group in port.security_groups)
-            self._needs = Needs(frozenset(port.network for port in ports), groups, self._groups.owners(groups))
+            own = frozenset(port.network for port in ports)
+            physical = frozenset(net.id for net in self._rows["Network"].values() if net.type.is_physical)
+            self._needs = Needs(own, groups, self._groups.owners(groups), self._routers.needs(own, physical))
         return self._needs
 
     def _publish(self, needs: Needs) -> bool:
         """Publish a new snapshot; return False when it would be the one published already."""
         last = self._snapshot
         generation, revision = self._revision()
-        changed, self._changed = self._changed, set()
+        changed = self._rows.take_changed()
         if last.in_sync and not changed and (generation, revision) == (last.generation, last.revision):
             return False
-        networks = self._frozen["Network"].values()
+        whole = needs.routers.whole
+        self._translations.settle(self._routers.settle(needs.routers, self._subnets), whole)
+        wanted = needs.networks
+        networks = self._rows["Network"].values()
         problems = tuple(sorted(self._problems(), key=str)) if changed else last.problems
         self._snapshot = HostSnapshot(
             host=self._host,
             generation=generation,
             revision=revision,
             in_sync=True,
-            networks=_same({n.id: n for n in networks if n.id in needs.networks}, last.networks),
-            subnets=_same({n: s for n, s in self._subnets.items() if n in needs.networks}, last.subnets),
-            ports={port.id: port for port in self._frozen["Port"].values()} if "Port" in changed else last.ports,
-            endpoints=_same(self._endpoints.publish(needs.networks), last.endpoints),
-            hosts={host.name: host for host in self._frozen["Host"].values()} if "Host" in changed else last.hosts,
+            networks=_same({n.id: n for n in networks if n.id in wanted}, last.networks),
+            subnets=_same({n: s for n, s in self._subnets.items() if n in wanted}, last.subnets),
+            ports={port.id: port for port in self._rows["Port"].values()} if "Port" in changed else last.ports,
+            endpoints=_same(self._endpoints.publish(wanted), last.endpoints),
+            hosts={host.name: host for host in self._rows["Host"].values()} if "Host" in changed else last.hosts,
             security_groups=_same(self._groups.chosen(needs.groups), last.security_groups),
             address_chunks=_same(self._chunks.publish(needs.owners), last.address_chunks),
             owners=_same(self._groups.called(needs.owners), last.owners),
-            metadata_service=next(iter(self._frozen["Metadata_Service"].values()), None),
+            routers=_same(self._routers.chosen(), last.routers),
+            floating_ips=_same(self._translations.floating_ips(), last.floating_ips),
+            port_forwardings=_same(self._translations.port_forwardings(), last.port_forwardings),
+            metadata_service=next(iter(self._rows["Metadata_Service"].values()), None),
             problems=problems if problems != last.problems else last.problems,
         )
         return True
 
     def _problems(self) -> Iterator[Problem]:
-        for table, faults in self._faults.items():
-            for uuid, fault in faults.items():
-                yield self._problem(table, str(uuid), fault)
-        for table, doubtful in self._doubts.items():
-            for uuid, doubts in doubtful.items():
-                name = getattr(self._frozen[table].get(uuid), "name", "")
-                yield from service_rows.problems(table.lower(), str(uuid), name, doubts)
-        for subnets in (self._subnets.get(network, ()) for network in self._needs.networks):
+        for kind, uuid, fault in self._rows.faults():
+            yield self._problem(kind, str(uuid), fault)
+        for kind, uuid, doubts in self._rows.doubts():
+            name = getattr(self._rows[kind].get(uuid), "name", "")
+            yield from service_rows.problems(kind.lower(), str(uuid), name, doubts)
+        for subnets in (self._subnets.get(network, ()) for network in self._needs.own):
             yield from service_rows.lacking_servers(subnets)
-        for row in self._frozen["Address_Chunk"].values():
+        for row in self._rows["Address_Chunk"].values():
             if row.not_addresses:
                 yield self._strange_addresses(row)
-        ports: dict[Any, Port] = self._frozen["Port"]
+        ports: Mapping[Any, Port] = self._rows["Port"]
         for port in ports.values():
             for group in port.security_groups:
                 if group not in self._groups:
                     text = f"security group {group} is not there, or cannot be read; it allows nothing"
                     yield Problem(f"port:{port.id}", "security_groups", f"port {port.name}: {text}", Actor.CLOUD)
+        yield from self._routers.problems()
+        yield from self._translations.problems()
 
-    def _problem(self, table: str, uuid: str, fault: _Fault) -> Problem:
-        noun = table.lower()
-        object_id, name = f"{noun}:{uuid}", f"{noun.replace('_', ' ')} {fault.name or uuid}"
-        if table == "Security_Group_Rule" and fault.group:
-            object_id = f"security_group:{fault.group}"
-            name = f"{self._groups.text(fault.group)}, rule {uuid}"
-        left_out = "; the rule is left out" if table == "Security_Group_Rule" else ""
+    def _problem(self, kind: str, uuid: str, fault: Fault) -> Problem:
+        noun = kind.lower()
+        object_id, name, left_out = f"{noun}:{uuid}", f"{noun.replace('_', ' ')} {fault.name or uuid}", ""
+        _, _, owner = fault.whose.partition(":")
+        if kind == "Security_Group_Rule" and owner:
+            object_id, left_out = fault.whose, "; the rule is left out"
+            name = f"{self._groups.text(owner)}, rule {uuid}"
+        elif kind == "Router_Port":
+            object_id, left_out = fault.whose, "; left out"
+            name = f"{self._routers.text(owner)}: port {fault.name or uuid}"
         return Problem(object_id, fault.error.column, f"{name}: {fault.error}{left_out}", fault.error.actor)
 
     def _strange_addresses(self, row: filter_rows.ChunkRow) -> Problem:
@@ -341,11 +259,6 @@ class SnapshotReader:
         for row in self._idl.tables["Global"].rows.values():
             return str(rows.one(row, "generation")), rows.one(row, "revision")
         return "", 0
-
-
-def _value(row: Any, column: str) -> str:
-    """Return a column as text, "" if the table has none like it or it is empty."""
-    return str(rows.optional(row, column) or "") if column in row._data else ""
 
 
 def _same(new: dict[_Key, _Noun], old: Mapping[_Key, _Noun]) -> Mapping[_Key, _Noun]:

@@ -108,26 +108,24 @@ def subnet(row: Any) -> Subnet:
         name=one(row, "name"),
         network=NetworkId(shared(one(row, "network"))),
         cidr=cidr,
-        gateway=None if gateway is None else _address("gateway_ip", gateway),
+        gateway=None if gateway is None else canonical_address("gateway_ip", gateway),
         ipv6_address_mode=optional(row, "ipv6_address_mode"),
         ipv6_ra_mode=optional(row, "ipv6_ra_mode"),
         dhcp=one(row, "enable_dhcp"),
+        address_scope=shared(optional(row, "address_scope") or ""),
     )
 
 
 def port(row: Any) -> Port:
     """Freeze a Port row."""
-    mac = _mac("mac_address", one(row, "mac_address"))
-    fixed_ips = sorted(
-        (_address("fixed_ips", address), str(owner)) for address, owner in mapping(row, "fixed_ips").items()
-    )
+    mac = unicast_mac("mac_address", one(row, "mac_address"))
     groups = tuple(SecurityGroupId(shared(group)) for group in sorted(map(str, many(row, "security_groups"))))
     return Port(
         id=PortId(str(row.uuid)),
         name=one(row, "name"),
         network=NetworkId(shared(one(row, "network"))),
         mac=mac,
-        fixed_ips=tuple(FixedIp(address, SubnetId(shared(owner))) for address, owner in fixed_ips),
+        fixed_ips=fixed_ips(row),
         admin_state_up=one(row, "admin_state_up"),
         port_security=one(row, "port_security_enabled"),
         allowed_address_pairs=tuple(_address_pair(text, mac) for text in sorted(many(row, "allowed_address_pairs"))),
@@ -139,13 +137,20 @@ def port(row: Any) -> Port:
     )
 
 
+def fixed_ips(row: Any) -> tuple[FixedIp, ...]:
+    """Return the addresses of a Port row, sorted as text."""
+    pairs = mapping(row, "fixed_ips").items()
+    found = sorted((canonical_address("fixed_ips", address), shared(owner)) for address, owner in pairs)
+    return tuple(FixedIp(address, SubnetId(owner)) for address, owner in found)
+
+
 def endpoint(row: Any) -> Endpoint:
     """Freeze an Endpoint row."""
     return Endpoint(
         id=EndpointId(str(row.uuid)),
         network=NetworkId(shared(one(row, "network"))),
-        mac=_mac("mac", one(row, "mac")),
-        addresses=tuple(sorted(_address("addresses", address) for address in many(row, "addresses"))),
+        mac=unicast_mac("mac", one(row, "mac")),
+        addresses=tuple(sorted(canonical_address("addresses", address) for address in many(row, "addresses"))),
         host=HostName(shared(one(row, "host"))),
     )
 
@@ -154,7 +159,7 @@ def host(row: Any) -> Host:
     """Freeze a Host row."""
     address = optional(row, "tunnel_address")
     try:
-        tunnel_address = None if address is None else _address("tunnel_address", address)
+        tunnel_address = None if address is None else canonical_address("tunnel_address", address)
     except RowError as err:
         raise RowError(err.column, str(err), Actor.OPERATOR) from None
     return Host(
@@ -162,10 +167,12 @@ def host(row: Any) -> Host:
         tunnel_address=tunnel_address,
         encapsulations=frozenset(NetworkType(kind) for kind in many(row, "encapsulations") if kind in _KNOWN_TYPES),
         bridge_mappings=MappingProxyType(mapping(row, "bridge_mappings")),
+        drain=one(row, "drain"),
     )
 
 
-def _mac(column: str, text: str) -> str:
+def unicast_mac(column: str, text: str) -> str:
+    """Return a MAC address as all of ours are written; RowError names *column*."""
     mac = text.lower()
     if not _MAC.fullmatch(mac):
         raise RowError(column, f"{text!r} is not a MAC address")
@@ -174,7 +181,8 @@ def _mac(column: str, text: str) -> str:
     return mac
 
 
-def _address(column: str, text: str) -> str:
+def canonical_address(column: str, text: str) -> str:
+    """Return an IP address in its one form; RowError names *column*."""
     try:
         address = ipaddress.ip_address(text)
     except ValueError as err:
@@ -199,5 +207,5 @@ def _address_pair(text: str, port_mac: str) -> AddressPair:
     if len(mac) > 1:
         raise RowError("allowed_address_pairs", f"{text!r} is not 'CIDR' or 'CIDR MAC'")
     return AddressPair(
-        prefix("allowed_address_pairs", cidr), _mac("allowed_address_pairs", mac[0]) if mac else port_mac
+        prefix("allowed_address_pairs", cidr), unicast_mac("allowed_address_pairs", mac[0]) if mac else port_mac
     )

@@ -273,7 +273,7 @@ def test_status_is_written_read_back_and_taken_away_with_the_port(writer, follow
         (first.id, True, "", 1_700_000_000.5),
         ("other", False, "broken", 1_700_000_000.5),
     }
-    wait_until(lambda: writer.get_host("host1").applied_revision == snapshot.revision)
+    wait_until(lambda: [host.applied_revision for host in writer.list_hosts()] == [snapshot.revision])
     ports.pop(PortId("other"))
     status.report(ports, snapshot.generation, snapshot.revision, 1_700_000_002.0).result(DEADLINE)
     assert set(status.stored().result(DEADLINE)) == {first.id}
