@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Planners of routers, NAT, floating IPs and gateways.  Empty for now: routers are not served yet."""
+"""Planners of routers, NAT, floating IPs and gateways.  They stand on layer 2, which knows nothing of them."""

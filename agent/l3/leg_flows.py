@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Flows of a router's legs: how packets come to the right host and leg, and what may leave a leg.
+
+Of a centralised router only the active gateway's legs have flows; elsewhere frames to its
+interfaces go through the tunnel to that host.  A distributed router's interfaces speak on
+every host that has it; what leaves the router's networks (table ROUTER) goes through the
+tunnel to the active gateway host, whose leg takes it as if an instance there had sent it.
+
+A leg hears little: what is for its MAC address, ARP, and neighbor discovery.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from agent.core import openflow
+from agent.core.model import Host
+from agent.core.openflow import UNTAGGED, match
+from agent.core.service_identity import link_local
+from agent.l2 import neighbors
+from agent.l2.pipeline import CHUNK, PORT, Action, Goto, Resubmit, Table, add
+from agent.l2.segments import Segment
+from agent.l3.local_router import Leg
+
+TO_FROM_ROUTER = Goto(Table.FROM_ROUTER)
+TO_NEIGHBOR = Goto(Table.NEIGHBOR)
+TO_LOCAL = Goto(Table.LOCAL)
+TO_DELIVER = Goto(Table.DELIVER)
+TO_FLOOD_REMOTE = Goto(Table.FLOOD_REMOTE)
+LOCAL = Resubmit(Table.LOCAL)
+
+ENTRY = 100
+OWN_ADDRESS = 100
+KNOWN = 100
+OWN_ECHO = 110  # in DELIVER
+# In ROUTER: answers to the router's own questions, external addresses that are in this
+# namespace but not in use, who has a floating IP here, then by the length of the prefix
+# (0..128), then all that is left.
+ANSWER = 250
+ON_STANDBY = 245
+FLOATING = 240
+PREFIX = 100
+ELSEWHERE = 50
+
+NEIGHBOR_SOLICITATION, NEIGHBOR_ADVERTISEMENT = 135, 136
+_ARP_REPLY = 2
+_LINK_LOCALS = "fe80::/10"
+
+
+def addresses_of(leg: Leg) -> list[str]:
+    """Return what a leg answers for on its network; with IPv6 its link-local address, too."""
+    own = [address.address for address in leg.addresses]
+    return [*own, link_local(leg.mac)] if leg.has_family(ipv6=True) else own
+
+
+def add_entry(flows: dict[str, str], leg: Leg, ofport: int) -> str:
+    """Take what a leg sends; return the key of the flow, which alone opens the leg."""
+    marks = (openflow.set_metadata(leg.segment.number), TO_FROM_ROUTER)
+    return add(flows, Table.CLASSIFY, ENTRY, match(in_port=ofport, vlan_tci=UNTAGGED), *marks)
+
+
+def add_speaker(flows: dict[str, str], leg: Leg, ofport: int) -> None:
+    """Let a leg send what it likes, and its announcements pass the answers for its addresses."""
+    add(flows, Table.FROM_ROUTER, ENTRY, match(in_port=ofport), TO_NEIGHBOR)
+    for address in addresses_of(leg):
+        neighbors.add_exemption(flows, ofport, address)
+
+
+def add_delivery(flows: dict[str, str], leg: Leg, ofport: int) -> None:
+    """Let a leg hear what it must."""
+    heard = (
+        match(reg1=ofport, vlan_tci=UNTAGGED, dl_dst=leg.mac),
+        match("arp", reg1=ofport, vlan_tci=UNTAGGED),
+        match("icmp6", reg1=ofport, vlan_tci=UNTAGGED, icmp_type=NEIGHBOR_SOLICITATION, icmp_code=0),
+        match("icmp6", reg1=ofport, vlan_tci=UNTAGGED, icmp_type=NEIGHBOR_ADVERTISEMENT, icmp_code=0),
+    )
+    for text in heard:
+        add(flows, Table.DELIVER, ENTRY, text, openflow.output(ofport))
+    # The same router on another host asked: this one must not take it for somebody with its address.
+    add(flows, Table.DELIVER, OWN_ECHO, match(reg1=ofport, dl_src=leg.mac))
+
+
+def add_answers(flows: dict[str, str], leg: Leg) -> None:
+    """Answer local ports that ask for a leg's addresses, wherever the leg is."""
+    for address in addresses_of(leg):
+        neighbors.add_known(flows, leg.segment, leg.mac, address)
+
+
+def add_owner(flows: dict[str, str], leg: Leg, ofport: int) -> None:
+    """Bring to a leg what is for its MAC address, and questions from outside for its addresses."""
+    text = match(metadata=leg.segment.number, dl_dst=leg.mac)
+    add(flows, Table.LOCAL, OWN_ADDRESS, text, openflow.set_register(PORT, ofport), TO_DELIVER)
+    for address in addresses_of(leg):
+        neighbors.add_local_owner(flows, leg.segment, ofport, address)
+
+
+def add_local_owner(flows: dict[str, str], leg: Leg, ofport: int) -> None:
+    """Bring to a leg what local ports send to its MAC address, and answers to it from other hosts.
+
+    Who asked for an address that the store does not know cannot be told from the answer:
+    all hosts that have the router hear it, and only who asked takes it.
+    """
+    to_leg = (openflow.set_register(PORT, ofport), TO_DELIVER)
+    number = leg.segment.number
+    add(flows, Table.LOCAL, OWN_ADDRESS, match(reg0=0, metadata=number, dl_dst=leg.mac), *to_leg)
+    for protocol, fields in _ANSWERS:
+        text = match(protocol, reg0=1, metadata=number, dl_dst=leg.mac, **fields)
+        add(flows, Table.LOCAL, OWN_ADDRESS, text, *to_leg)
+
+
+_ANSWERS: tuple[tuple[str, dict[str, int | str]], ...] = (
+    ("arp", {"arp_op": _ARP_REPLY}),
+    ("icmp6", {"icmp_type": NEIGHBOR_ADVERTISEMENT, "icmp_code": 0}),
+)
+
+
+def add_shared_answers(flows: dict[str, str], leg: Leg) -> None:
+    """Send answers of local ports to the router's questions to all hosts that may have asked."""
+    segment = leg.segment
+    if not segment.network.type.is_tunnel or segment.uplink is None:
+        return
+    flood = (
+        LOCAL,
+        openflow.set_register(CHUNK, 0),
+        openflow.set_tunnel_id(segment.network.segmentation_id or 0),
+        TO_FLOOD_REMOTE,
+    )
+    for protocol, fields in _ANSWERS:
+        text = match(protocol, metadata=segment.number, dl_dst=leg.mac, **fields)
+        add(flows, Table.ROUTER, ANSWER, text, *flood)
+
+
+def tunnel_to(segment: Segment, host: Host) -> tuple[str, ...]:
+    """Return the actions that bring a frame to *host*, none if no tunnel leads there."""
+    network = segment.network
+    if not network.type.is_tunnel or segment.uplink is None or network.type not in host.encapsulations:
+        return ()
+    return (
+        openflow.set_tunnel_id(network.segmentation_id or 0),
+        openflow.set_tunnel_destination(host.tunnel_address or ""),
+        openflow.output(segment.uplink),
+    )
+
+
+def add_way(flows: dict[str, str], leg: Leg, host: Host | None) -> None:
+    """Send frames to a leg's MAC address to the host where it is; on physical networks they find it by themselves."""
+    if host is None:
+        return
+    way = tunnel_to(leg.segment, host)
+    if way:
+        text = match(reg0=0, metadata=leg.segment.number, dl_dst=leg.mac)
+        add(flows, Table.REMOTE, KNOWN, text, *way)
+
+
+def add_choice(
+    flows: dict[str, str], leg: Leg, inside: Iterable[str], outside: Iterable[str], host: Host | None
+) -> None:
+    """Choose who routes what local ports send to a distributed router: this host, or the active gateway host.
+
+    *inside* are the prefixes that the router reaches by its interfaces, *outside* longer
+    ones in them that it reaches by its gateway.  With *host* None what goes outside is
+    dropped: another host would have to translate it.
+    """
+    away: tuple[Action, ...] = () if host is None else tunnel_to(leg.segment, host)
+    number, mac = leg.segment.number, leg.mac
+    for protocol in ("ip", "ipv6"):
+        add(flows, Table.ROUTER, ELSEWHERE, match(protocol, metadata=number, dl_dst=mac), *away)
+    for prefixes, actions in ((outside, away), (inside, (TO_LOCAL,))):
+        for prefix in prefixes:
+            _add_prefix(flows, leg, prefix, actions)
+    _add_prefix(flows, leg, _LINK_LOCALS, (TO_LOCAL,))
+
+
+def add_standby(flows: dict[str, str], legs: Iterable[Leg], address: str, host: Host | None) -> None:
+    """Send what is for an external IPv4 address to *host*, the active gateway host, whoever it is from.
+
+    A gateway host has all of them ready.  If it is not active, those of its instances that
+    have a floating IP here must not meet them here: the answers would come from there.
+    """
+    for leg in legs:
+        away: tuple[Action, ...] = () if host is None else tunnel_to(leg.segment, host)
+        text = match("ip", metadata=leg.segment.number, dl_dst=leg.mac, nw_dst=address)
+        add(flows, Table.ROUTER, ON_STANDBY, text, *away)
+
+
+def _add_prefix(flows: dict[str, str], leg: Leg, prefix: str, actions: tuple[Action, ...]) -> None:
+    text = openflow.prefix_text(prefix)
+    fields: dict[str, int | str | None] = {"metadata": leg.segment.number, "dl_dst": leg.mac}
+    ipv6 = ":" in prefix
+    fields["ipv6_dst" if ipv6 else "nw_dst"] = text
+    priority = PREFIX + int(prefix.partition("/")[2])
+    add(flows, Table.ROUTER, priority, match("ipv6" if ipv6 else "ip", **fields), *actions)

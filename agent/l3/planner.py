@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Plan the routers of this host: namespaces, routes, translation, and the flows that lead there.
+
+Pure.  A round costs what changed: one more floating IP, port forwarding or endpoint is one
+group of its own; a change of the router itself plans that router again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+
+from agent.core import naming
+from agent.core.errors import Actor, Problem
+from agent.core.memo import Memo
+from agent.core.model import (
+    Endpoint,
+    EndpointId,
+    FloatingIp,
+    FloatingIpId,
+    Host,
+    HostName,
+    HostSnapshot,
+    NetworkId,
+    PortForwarding,
+    PortForwardingId,
+    RouterId,
+    RouterInterface,
+    Subnet,
+    SwitchView,
+)
+from agent.core.plan import Group, ObjectId
+from agent.l2.hosts import Peers
+from agent.l2.segments import Segment
+from agent.l3 import router_groups
+from agent.l3.floating_ips import plan_floating_ips
+from agent.l3.local_router import SCOPES, Leg, LocalRouter, leg_addresses
+from agent.l3.neighbor_entries import plan_neighbors
+from agent.l3.places import Place
+from agent.l3.port_forwardings import plan_forwardings
+from agent.l3.routes import plan_routes, route_problems, sort_routes
+from agent.l3.state import GatewayState
+
+_NO_SUBNETS: tuple[Subnet, ...] = ()
+_NO_ENDPOINTS: Mapping[EndpointId, Endpoint] = {}
+_NO_FLOATING_IPS: Mapping[FloatingIpId, FloatingIp] = {}
+_NO_FORWARDINGS: Mapping[PortForwardingId, PortForwarding] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """What routers stand on: layer 2 of this host, and where the gateways are."""
+
+    segments: Mapping[NetworkId, Segment]
+    peers: Peers
+    switch: SwitchView
+    gateways: GatewayState
+
+
+def plan_l3(
+    memo: Memo,
+    snapshot: HostSnapshot,
+    places: Mapping[RouterId, Place],
+    outside: Mapping[RouterId, frozenset[HostName]],
+    ground: Ground,
+) -> tuple[dict[ObjectId, Group], list[Problem]]:
+    """Return the groups of all routers and what could not be planned.
+
+    *places* and *outside* are those of ``find_places``.
+    """
+    planning = _Planning(memo, snapshot, ground)
+    for router_id, place in places.items():
+        planning.plan(place, outside[router_id])
+    return planning.groups, planning.problems
+
+
+class _Planning:
+    """One round: the arguments, and the groups and problems so far."""
+
+    def __init__(self, memo: Memo, snapshot: HostSnapshot, ground: Ground) -> None:
+        self._memo = memo
+        self._snapshot = snapshot
+        self._ground = ground
+        self.groups: dict[ObjectId, Group] = {}
+        self.problems: list[Problem] = []
+
+    def plan(self, place: Place, outside: frozenset[HostName]) -> None:
+        """Plan one router."""
+        local = self._local_router(place)
+        if place.resident:
+            self._plan_resident(local, outside)
+        else:
+            for leg in _legs(local):
+                self._group(
+                    router_groups.interface_id(local, leg), (local,), partial(router_groups.plan_remote, local, leg)
+                )
+
+    def _local_router(self, place: Place) -> LocalRouter:
+        router = place.router
+        active = place.resident and router.id in self._ground.gateways.active
+        away = None if active else self._away(place)
+        ports = [(interface, False) for interface in router.interfaces]
+        ports += [(router.gateway, True)] if router.gateway is not None else []
+        legs = [self._leg(place, port, is_gateway) for port, is_gateway in ports]
+        gateway = legs.pop() if router.gateway is not None else None
+        here = tuple(leg for leg in legs if leg is not None)
+        return self._memo.value(
+            ("router", router.id),
+            (place, active, away, gateway, *here),
+            partial(LocalRouter, place, here, gateway, active, away),
+        )
+
+    def _away(self, place: Place) -> Host | None:
+        """Return the host that the router leaves from, if it is another and a tunnel leads there."""
+        name = self._ground.gateways.hosts.get(place.router.id)
+        return None if name is None else self._ground.peers.reachable.get(name)
+
+    def _leg(self, place: Place, interface: RouterInterface, is_gateway: bool) -> Leg | None:
+        """Return a router's leg on a network that is carried here and up."""
+        segment = self._ground.segments.get(interface.network)
+        if segment is None or not segment.network.admin_state_up:
+            return None
+        has_device = place.resident and (place.outside or not is_gateway)
+        ofport = self._ground.switch.ofports.get(naming.router_link_names(interface.port, is_gateway)[0], 0)
+        number = ofport if has_device and ofport > 0 else None
+        subnets = self._snapshot.subnets.get(interface.network, _NO_SUBNETS)
+
+        def build() -> Leg:
+            return Leg(interface, segment, is_gateway, number, leg_addresses(interface, subnets))
+
+        return self._memo.value(("leg", interface.port), (interface, segment, number, subnets), build)
+
+    def _plan_resident(self, local: LocalRouter, outside: frozenset[HostName]) -> None:
+        memo, base = self._memo, local.object_id
+        frame = memo.value(("frame", base), (local,), partial(router_groups.plan_frame, local))
+        routes = memo.value(("routes", base), (local,), partial(sort_routes, local))
+        self.groups[base] = frame.group
+        self._group(ObjectId(f"{base}/routes"), (local,), partial(plan_routes, local, routes))
+        for leg in local.legs:
+            build = partial(router_groups.plan_interface, local, leg, frame.gate, routes)
+            self._group(router_groups.interface_id(local, leg), (local,), build)
+            self._plan_neighbors(local, leg)
+        if local.outside_leg is not None:
+            leg = local.outside_leg
+            build = partial(router_groups.plan_gateway, local, leg, frame.gate, routes)
+            self._group(router_groups.interface_id(local, leg), (local,), build)
+            self._plan_translations(local, outside)
+        elif local.gateway is not None:
+            build = partial(router_groups.plan_remote, local, local.gateway)
+            self._group(router_groups.interface_id(local, local.gateway), (local,), build)
+        self.problems += route_problems(local, routes)
+        self.problems += _problems(local)
+
+    def _plan_neighbors(self, local: LocalRouter, leg: Leg) -> None:
+        known = self._snapshot.endpoints.get(leg.interface.network, _NO_ENDPOINTS)
+        self.groups.update(plan_neighbors(self._memo, local, leg, known).groups)
+
+    def _plan_translations(self, local: LocalRouter, outside: frozenset[HostName]) -> None:
+        snapshot, router = self._snapshot, local.router.id
+        floating = snapshot.floating_ips.get(router, _NO_FLOATING_IPS)
+        self.groups.update(plan_floating_ips(self._memo, local, snapshot.host, floating, outside).groups)
+        wanted = snapshot.port_forwardings.get(router, _NO_FORWARDINGS)
+        forwardings = plan_forwardings(self._memo, local, wanted)
+        if forwardings is not None:
+            self.groups.update(forwardings.groups)
+            self.problems += forwardings.problems
+
+    def _group(self, group_id: ObjectId, inputs: tuple[object, ...], build: partial[Group]) -> None:
+        self.groups[group_id] = self._memo.group(group_id, inputs, build)
+
+
+def _legs(local: LocalRouter) -> tuple[Leg, ...]:
+    return local.legs if local.gateway is None else (*local.legs, local.gateway)
+
+
+def _problems(local: LocalRouter) -> list[Problem]:
+    """Return what keeps a router that is here from being what the store wants."""
+    router, found = local.router, []
+    name = router.name or router.id
+    carried = {leg.interface.port for leg in _legs(local)}
+    for interface in router.interfaces:
+        if interface.port not in carried:
+            text = (
+                f"router {name}: network {interface.network} of interface {interface.port} is down or not in the store"
+            )
+            found.append(Problem(local.object_id, "interfaces", text, Actor.CLOUD))
+    if router.gateway is not None and not router.gateway_hosts:
+        text = f"router {name}: it has a gateway but no gateway hosts; only floating IPs can leave"
+        found.append(Problem(local.object_id, "gateway_hosts", text, Actor.CLOUD))
+    if any(len(local.scopes(ipv6=ipv6)) > SCOPES for ipv6 in (False, True)):
+        text = f"router {name}: more than {SCOPES} address scopes meet in it"
+        found.append(Problem(local.object_id, "interfaces", text, Actor.CLOUD))
+    return found

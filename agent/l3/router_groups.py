@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The groups of one router: its namespace with settings and chains, its interfaces, its gateway.
+
+A leg opens (its flow of the table CLASSIFY) once the namespace, its settings, all chains
+and jumps, and the leg's devices and addresses are in place: a router that cannot translate
+leaks nothing untranslated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from agent.core.plan import Group, ItemRef, Key, ObjectId, Value
+from agent.l3 import leg_flows, rules
+from agent.l3.devices import leg_address_keys, plan_leg, plan_settings
+from agent.l3.local_router import Leg, LocalRouter
+from agent.l3.routes import StaticRoutes, default_routes
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Frame:
+    """A router's own group, and the items of it that must be in place before one of its legs may speak."""
+
+    group: Group
+    gate: frozenset[ItemRef]
+
+
+def plan_frame(local: LocalRouter) -> Frame:
+    """Plan the namespace, its settings and its chains."""
+    settings, need_settings = plan_settings(local)
+    chains, need_chains = rules.plan_frame(local)
+    items: dict[str, Mapping[Key, Value]] = {
+        "netns": {local.namespace: str(local.router.id)},
+        "routes": settings,
+        "nat": chains,
+    }
+    refs = (*(ItemRef("routes", key) for key in settings), *(ItemRef("nat", key) for key in chains))
+    group = Group(local.object_id, items, {**need_settings, **need_chains})
+    return Frame(group, frozenset((local.netns, *refs)))
+
+
+def interface_id(local: LocalRouter, leg: Leg) -> ObjectId:
+    """Return the object id of a leg."""
+    return ObjectId(
+        f"{local.object_id}/gateway" if leg.is_gateway else f"{local.object_id}/interface/{leg.interface.port}"
+    )
+
+
+def plan_remote(local: LocalRouter, leg: Leg) -> Group:
+    """Plan a leg that is on other hosts only: the answers for it and the way to it."""
+    flows: dict[str, str] = {}
+    leg_flows.add_answers(flows, leg)
+    leg_flows.add_way(flows, leg, local.away)
+    return Group(interface_id(local, leg), {"flows": flows})
+
+
+def plan_interface(local: LocalRouter, leg: Leg, gate: frozenset[ItemRef], routes: StaticRoutes) -> Group:
+    """Plan an interface of a router that is here, speaking or not."""
+    planned, requires = plan_leg(local, leg)
+    flows: dict[str, str] = {}
+    leg_flows.add_answers(flows, leg)
+    if local.serves and leg.ofport is not None:
+        _open(flows, requires, local, leg, leg.ofport, gate)
+        leg_flows.add_speaker(flows, leg, leg.ofport)
+        if local.active or not leg.segment.network.type.is_tunnel:
+            leg_flows.add_owner(flows, leg, leg.ofport)
+        else:
+            leg_flows.add_local_owner(flows, leg, leg.ofport)
+        if local.place.everywhere:
+            leg_flows.add_shared_answers(flows, leg)
+            if not local.active and local.router.gateway is not None:
+                inside = (*local.prefixes(ipv6=False), *local.prefixes(ipv6=True), *(d for d, _ in routes.inside))
+                outside = tuple(destination for destination, _ in routes.outside)
+                leg_flows.add_choice(flows, leg, inside, outside, local.away)
+    elif not local.serves:
+        leg_flows.add_way(flows, leg, local.away)
+    return Group(interface_id(local, leg), {**planned, "flows": flows}, requires)
+
+
+def plan_gateway(local: LocalRouter, leg: Leg, gate: frozenset[ItemRef], routes: StaticRoutes) -> Group:
+    """Plan the leg on the external network: only where the gateway is active it speaks as itself."""
+    planned, requires = plan_leg(local, leg)
+    ways, need_ways = default_routes(local, leg, routes)
+    flows: dict[str, str] = {}
+    if leg.ofport is not None and (local.active or local.place.everywhere):
+        _open(flows, requires, local, leg, leg.ofport, gate)
+        if local.active:
+            leg_flows.add_speaker(flows, leg, leg.ofport)
+            leg_flows.add_owner(flows, leg, leg.ofport)
+    leg_flows.add_answers(flows, leg)
+    if not local.active:
+        leg_flows.add_way(flows, leg, local.away)
+    if local.stands_by:
+        for address in (address.address for address in leg.addresses if not address.is_ipv6):
+            leg_flows.add_standby(flows, local.legs, address, local.away)
+    items = {**planned, "routes": {**planned["routes"], **ways}, "flows": flows}
+    return Group(interface_id(local, leg), items, {**requires, **need_ways})
+
+
+def _open(
+    flows: dict[str, str],
+    requires: dict[ItemRef, frozenset[ItemRef]],
+    local: LocalRouter,
+    leg: Leg,
+    ofport: int,
+    gate: frozenset[ItemRef],
+) -> None:
+    """Let a leg speak once all that it needs is in place, and hear."""
+    leg_flows.add_delivery(flows, leg, ofport)
+    entry = leg_flows.add_entry(flows, leg, ofport)
+    own = (local.device_ref(leg), ItemRef("links", leg.outer), ItemRef("ovs", f"port/{leg.outer}"))
+    addresses = (ItemRef("routes", key) for key in leg_address_keys(local, leg))
+    requires[ItemRef("flows", entry)] = frozenset((*gate, *own, *addresses, leg.segment.allocation))

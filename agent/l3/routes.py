@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Routes of a router: those that the store names, and out of its gateway what nothing else says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from agent.core.errors import Actor, Problem
+from agent.core.plan import Group, ItemRef, Key, ObjectId, Value
+from agent.l3.devices import leg_address_keys
+from agent.l3.local_router import Leg, LocalRouter, leg_towards
+
+DEFAULTS = {False: "0.0.0.0/0", True: "::/0"}
+
+
+Hops: TypeAlias = tuple[tuple[str, Leg], ...]  # next hops and the legs to them
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StaticRoutes:
+    """The routes that the store names, by where they lead: ``inside`` by interfaces, ``outside`` by the gateway.
+
+    ``unreachable`` are (destination, next hop).
+    """
+
+    inside: tuple[tuple[str, Hops], ...]
+    outside: tuple[tuple[str, Hops], ...]
+    unreachable: tuple[tuple[str, str], ...]
+
+    def names(self, destination: str) -> bool:
+        """Tell whether there is a route to exactly this prefix."""
+        return any(destination == each for each, _ in (*self.inside, *self.outside))
+
+
+def sort_routes(local: LocalRouter) -> StaticRoutes:
+    """Find the leg to each next hop.
+
+    Where one of several next hops is outside, the way goes by a gateway host, which knows all of them.
+    """
+    gateway = () if local.gateway is None else (local.gateway,)
+    found: dict[str, list[tuple[str, Leg]]] = {}
+    lost: list[tuple[str, str]] = []
+    for destination, hop in local.router.routes:
+        leg = leg_towards((*local.legs, *gateway), hop)
+        if leg is None or (":" in destination) != (":" in hop):
+            lost.append((destination, hop))
+        else:
+            found.setdefault(destination, []).append((hop, leg))
+    inside: list[tuple[str, Hops]] = []
+    outside: list[tuple[str, Hops]] = []
+    for destination, hops in found.items():
+        leaves = any(leg.is_gateway for _, leg in hops)
+        (outside if leaves else inside).append((destination, tuple(hops)))
+    return StaticRoutes(tuple(inside), tuple(outside), tuple(lost))
+
+
+def plan_routes(local: LocalRouter, routes: StaticRoutes) -> Group:
+    """Plan the routes that the store names; of several next hops those that a leg here leads to."""
+    items: dict[Key, Value] = {}
+    requires: dict[ItemRef, frozenset[ItemRef]] = {}
+    for destination, hops in (*routes.inside, *routes.outside):
+        here = [(hop, leg) for hop, leg in hops if not leg.is_gateway or local.outside_leg is not None]
+        if here:
+            key = local.item("route", destination)
+            items[key] = _way(local, here)
+            requires[ItemRef("routes", key)] = frozenset(need for _, leg in here for need in _needs(local, leg))
+    return Group(ObjectId(f"{local.object_id}/routes"), {"routes": items}, requires)
+
+
+def default_routes(
+    local: LocalRouter, leg: Leg, routes: StaticRoutes
+) -> tuple[dict[Key, Value], dict[ItemRef, frozenset[ItemRef]]]:
+    """Return the way out of the gateway's leg, unless the store names another, and what it requires.
+
+    Where the leg has floating IPs only, no subnet says that the next hop is on its network.
+    """
+    items: dict[Key, Value] = {}
+    requires: dict[ItemRef, frozenset[ItemRef]] = {}
+    for ipv6, destination in DEFAULTS.items():
+        hop = next((a.subnet.gateway for a in leg.addresses if a.is_ipv6 is ipv6 and a.subnet.gateway), None)
+        if hop is None or routes.names(destination) or (ipv6 and not local.place.gateway_host):
+            continue
+        key = local.item("route", destination)
+        items[key] = _way(local, [(hop, leg)])
+        requires[ItemRef("routes", key)] = _needs(local, leg)
+    return items, requires
+
+
+def _needs(local: LocalRouter, leg: Leg) -> frozenset[ItemRef]:
+    return frozenset((local.device_ref(leg), *(ItemRef("routes", key) for key in leg_address_keys(local, leg))))
+
+
+def _way(local: LocalRouter, hops: Iterable[tuple[str, Leg]]) -> str:
+    ways = sorted(f"via {hop} dev {leg.device}{_onlink(local, hop, leg)}" for hop, leg in hops)
+    return ways[0] if len(ways) == 1 else " ".join(f"nexthop {way}" for way in ways)
+
+
+def _onlink(local: LocalRouter, hop: str, leg: Leg) -> str:
+    bare = leg.is_gateway and not local.place.gateway_host
+    far = leg_towards((leg,), hop) is None and not hop.startswith("fe80:")
+    return " onlink" if bare or far else ""
+
+
+def route_problems(local: LocalRouter, routes: StaticRoutes) -> Iterable[Problem]:
+    """Yield what is wrong with the router's routes."""
+    for destination, hop in routes.unreachable:
+        text = (
+            f"router {local.router.name or local.router.id}: the route to {destination} by {hop} is left out: no "
+            "network of the router has the next hop"
+        )
+        yield Problem(local.object_id, "routes", text, Actor.CLOUD)
