@@ -6,7 +6,7 @@ Keys are those of driver ``links``: ``<name>`` on the host, ``<namespace>/<name>
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Self
 
@@ -16,10 +16,15 @@ from agent.drivers.devices import Device, DeviceSpaces, DeviceTable
 
 
 class DeviceVisit:
-    """Opens each namespace when it is first asked for, and closes all of them; a context manager."""
+    """Opens each namespace when it is first asked for, and closes all of them; a context manager.
 
-    def __init__(self, spaces: DeviceSpaces) -> None:
+    *met* keeps from one visit to the next in which namespace the other end of a device was:
+    that is looked at first.
+    """
+
+    def __init__(self, spaces: DeviceSpaces, met: dict[Key, str] | None = None) -> None:
         self._spaces = spaces
+        self._met = {} if met is None else met
         self._tables: dict[str, DeviceTable | None] = {}
 
     def __enter__(self) -> Self:
@@ -51,6 +56,15 @@ class DeviceVisit:
                 found.update((device_key(space, device.name), device) for device in table.ours())
                 self._leave(space)  # a process may have fewer descriptors than there are namespaces
         return found
+
+    def ours_in(self, space: str, wanted: Callable[[str], bool] | None = None) -> dict[Key, Device]:
+        """Return the devices of ours of one namespace, only those whose names are *wanted* if that is given.
+
+        Raises ApplyError.
+        """
+        table = self._table(space)
+        found = table.ours(wanted) if table is not None else []
+        return {device_key(space, device.name): device for device in found}
 
     def find(self, keys: Iterable[Key]) -> dict[Key, Device]:
         """Return those of the devices that exist, whosever they are.  Raises ApplyError."""
@@ -84,19 +98,32 @@ class DeviceVisit:
             other = other or self._far_end(key, device)
             if other is not None:
                 found[key] = other
+                self._met[key] = split_key(other)[0]
+            else:
+                self._met.pop(key, None)
         return found
 
     def _far_end(self, key: Key, device: Device) -> Key | None:
         """Look for the other end of a pair in all namespaces of ours, those that are open first."""
         here, index = split_key(key)[0], device.peer or 0
+        last = self._met.get(key)
+        if last is not None and (found := self._end_in(last, key, device, index)):
+            return found
+        before = set(self._tables)
         for space in dict.fromkeys((*self._tables, "", *self._spaces.names())):
-            table = self._table(space)
-            if space == here or table is None:
-                continue
-            for other in table.find(indexes=[index]):
-                other_key = device_key(space, other.name)
-                if are_ends(key, device, other_key, other):
-                    return other_key
+            if space not in (here, last) and (found := self._end_in(space, key, device, index)):
+                return found
+            if space not in before:
+                self._leave(space)
+        return None
+
+    def _end_in(self, space: str, key: Key, device: Device, index: int) -> Key | None:
+        """Look for the other end of a pair in one namespace."""
+        table = self._table(space)
+        for other in table.find(indexes=[index]) if table is not None else ():
+            other_key = device_key(space, other.name)
+            if are_ends(key, device, other_key, other):
+                return other_key
         return None
 
     def _names(self, indexes: Mapping[Key, int | None]) -> dict[Key, str]:
@@ -110,7 +137,7 @@ class DeviceVisit:
 
     def _leave(self, space: str) -> None:
         """Close a namespace; it is opened again if it is asked for."""
-        table = self._tables.pop(space)
+        table = self._tables.pop(space, None)
         if table is not None:
             table.close()
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol, TypeAlias
 
@@ -117,8 +117,8 @@ class DeviceTable(Protocol):
     def close(self) -> None:
         """End the visit."""
 
-    def ours(self) -> list[Device]:
-        """List the devices that ``is_ours``."""
+    def ours(self, wanted: Callable[[str], bool] | None = None) -> list[Device]:
+        """List the devices that ``is_ours``, only those whose names are *wanted* if that is given."""
 
     def find(self, *, names: Collection[str] = (), indexes: Collection[int] = ()) -> list[Device]:
         """Return those of the named and numbered devices that exist."""

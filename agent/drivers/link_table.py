@@ -67,6 +67,7 @@ _INFO_KIND, _INFO_DATA, _VETH_PEER, _BRIDGE_SNOOPING = 1, 2, 1, 23
 _AF_INET6, _INET6_ADDR_GEN_MODE, _GENERATE_NONE = 10, 8, 1
 _VETH = "veth"
 _U32 = struct.Struct("=I")
+_ATTRIBUTE = struct.Struct("=HH")  # length, type
 
 _Result = TypeVar("_Result")
 
@@ -91,10 +92,14 @@ class LinkTable:
         """End the visit."""
         self._namespace.close()
 
-    def ours(self) -> list[Device]:
-        """List the devices that ``is_ours``."""
+    def ours(self, wanted: Callable[[str], bool] | None = None) -> list[Device]:
+        """List the devices that ``is_ours``, only those whose names are *wanted* if that is given."""
         request = IFINFOMSG.pack(0, 0, 0, 0, 0) + NO_STATISTICS
-        return self._talk(lambda kernel: kernel.dump(RTM_GETLINK, request, self._freeze_ours))
+
+        def freeze(link: bytes) -> Device | None:
+            return self._freeze_ours(link) if wanted is None or wanted(_name_of(link)) else None
+
+        return self._talk(lambda kernel: kernel.dump(RTM_GETLINK, request, freeze))
 
     def find(self, *, names: Collection[str] = (), indexes: Collection[int] = ()) -> list[Device]:
         """Return those of the named and numbered devices that exist."""
@@ -280,6 +285,15 @@ def _name(name: str) -> bytes:
 
 def _address(address: str) -> bytes:
     return attribute(_ADDRESS, bytes.fromhex(address.replace(":", "")))
+
+
+def _name_of(link: bytes) -> str:
+    """Return the name of a device without taking all of the message apart: the kernel puts it first."""
+    length, kind = _ATTRIBUTE.unpack_from(link, IFINFOMSG.size)
+    begin = IFINFOMSG.size + _ATTRIBUTE.size
+    if kind != _NAME:
+        return _text(read_attributes(link, IFINFOMSG.size).get(_NAME, b""))
+    return _text(link[begin : begin + length - _ATTRIBUTE.size])
 
 
 def _text(value: bytes) -> str:

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import itertools
 import secrets
+import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
@@ -47,6 +48,8 @@ from agent.drivers.namespaces import ForeignError
 
 _INDEXES = range(1 << 20, 1 << 24)  # far above those that the kernel gives out by itself
 _INDEX_TRIES = 10
+# Parts of the host's devices that are read back one by one; no namespace has such a name.
+_HOST_PARTS = tuple(f"/{number}" for number in range(64))
 
 
 def kernel_spaces() -> DeviceSpaces:
@@ -64,21 +67,36 @@ class LinksDriver:
     def __init__(self, open_spaces: Callable[[], DeviceSpaces] = kernel_spaces) -> None:
         self._open = open_spaces
         self._spaces: DeviceSpaces | None = None
+        self._met: dict[Key, str] = {}
 
     def observe(self, keys: Mapping[Key, ObjectId] | None = None) -> dict[Key, Value]:
         """Read all devices of ours, or those of *keys* among them."""
         with self._visit() as visit:
-            found = visit.all_of_ours() if keys is None else visit.find(keys)
-            ours = {key: device for key, device in found.items() if is_ours(device)}
-            peers = visit.peer_keys(ours)
-            masters = visit.master_names(ours)
-            return {key: _freeze(key, device, peers.get(key), masters.get(key)) for key, device in ours.items()}
+            return _connected(visit, visit.all_of_ours() if keys is None else visit.find(keys))
+
+    def places(self) -> Collection[str]:
+        """Return the namespaces, and the parts in which the host's own devices are read.  Raises ApplyError."""
+        return [*_HOST_PARTS, *self._known_spaces().names()]
+
+    def place_of(self, key: Key) -> str:
+        """Return where a device is."""
+        space, name = split_key(key)
+        return space or _host_part(name)
+
+    def observe_place(self, place: str) -> dict[Key, Value]:
+        """Read the devices of ours in one place.  Raises ApplyError."""
+        with self._visit() as visit:
+            if place in _HOST_PARTS:
+                return _connected(visit, visit.ours_in("", lambda name: _host_part(name) == place))
+            return _connected(visit, visit.ours_in(place))
 
     def apply(self, delta: Delta) -> dict[Key, Exception]:
         """Write *delta* in two batches a namespace: what is made and marked, then what depends on it.
 
         What goes comes last.
         """
+        for key in delta.deletes:
+            self._met.pop(key, None)
         wanted = {key: new for key, new in _writes(delta) if isinstance(new, Link)}
         ends = {end for key, link in wanted.items() for end in (link.peer, _master_key(key, link)) if end}
         with self._visit() as visit:
@@ -91,9 +109,12 @@ class LinksDriver:
             return step.failed
 
     def _visit(self) -> DeviceVisit:
+        return DeviceVisit(self._known_spaces(), self._met)
+
+    def _known_spaces(self) -> DeviceSpaces:
         if self._spaces is None:
             self._spaces = self._open()
-        return DeviceVisit(self._spaces)
+        return self._spaces
 
 
 class _Step:
@@ -232,6 +253,18 @@ class _Step:
             address=link.address,
             group=_group(link, device),
         )
+
+
+def _host_part(name: str) -> str:
+    return _HOST_PARTS[zlib.crc32(name.encode()) % len(_HOST_PARTS)]
+
+
+def _connected(visit: DeviceVisit, found: Mapping[Key, Device]) -> dict[Key, Value]:
+    """Return the items of those of *found* that are ours, with what they are connected to."""
+    ours = {key: device for key, device in found.items() if is_ours(device)}
+    peers = visit.peer_keys(ours)
+    masters = visit.master_names(ours)
+    return {key: _freeze(key, device, peers.get(key), masters.get(key)) for key, device in ours.items()}
 
 
 def _writes(delta: Delta) -> Iterable[tuple[Key, Value]]:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from agent.core.errors import ApplyError
 from agent.core.plan import Delta, Key, ObjectId, Value
-from agent.drivers.namespaces import Namespace, each_of_ours, open_ours, told
+from agent.drivers.namespaces import Namespace, each_of_ours, names, open_ours, told
 from agent.drivers.routes_netlink import Entries, RouteTable
 from agent.drivers.routes_text import Address, Neighbor, Prefix, Setting, Thing, address_text, parse_key
 from agent.drivers.routes_write import Change, value_of, write
@@ -52,6 +52,22 @@ class RoutesDriver:
                 with opened:
                     found.update(self._read(opened, wanted))
         return found
+
+    def places(self) -> Collection[str]:
+        """Return the namespaces, whoever made them.  Raises ApplyError."""
+        return names(self._folder)
+
+    def place_of(self, key: Key) -> str:
+        """Return the namespace of an item."""
+        return key.partition(" ")[0]
+
+    def observe_place(self, place: str) -> dict[Key, Value]:
+        """Read back what is ours in one namespace.  Raises ApplyError."""
+        opened = open_ours(place, self._folder)
+        if opened is None:
+            return {}
+        with opened:
+            return self._read(opened, None)
 
     def apply(self, delta: Delta) -> dict[Key, Exception]:
         """Write *delta*, a batch a namespace."""

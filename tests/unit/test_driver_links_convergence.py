@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
 from hypothesis import given
@@ -125,9 +125,10 @@ class TableInMemory:
     def close(self) -> None:
         self.space = "closed"
 
-    def ours(self) -> list[Device]:
+    def ours(self, wanted: Callable[[str], bool] | None = None) -> list[Device]:
         self.kernel.listed += 1
-        return [device for device in self.devices.values() if is_ours(device)]
+        ours = (device for device in self.devices.values() if is_ours(device))
+        return [device for device in ours if wanted is None or wanted(device.name)]
 
     def find(self, *, names: Collection[str] = (), indexes: Collection[int] = ()) -> list[Device]:
         return [device for device in self.devices.values() if device.name in names or device.index in indexes]
@@ -265,6 +266,7 @@ def test_the_end_depends_only_on_the_last_desired_state(history, tampering, lost
             kernel.lose(lost)
         for name in sorted(desired.keys() & kernel.all())[-1:]:  # always a veth
             kernel.tamper(name, **tampering)
+        assert by_place(driver) == by_place(LinksDriver(lambda: kernel)) == driver.observe()
 
     assert reconcile(driver, history[-1])[1] == {}
     assert driver.observe() == history[-1]
@@ -308,6 +310,16 @@ def test_a_device_whose_bridge_is_missing_is_not_brought_up():
 
     assert str(failed["qvb1"]) == "device qvb1: qbr1 does not exist"
     assert not kernel.all()["qvb1"].up
+
+
+def by_place(driver):
+    """What is read one place after the other, each of which reads only what belongs there."""
+    found = {}
+    for place in driver.places():
+        part = driver.observe_place(place)
+        assert {driver.place_of(key) for key in part} <= {place}
+        found |= part
+    return found
 
 
 class CrowdedDevices(DevicesInMemory):
