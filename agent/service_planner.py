@@ -14,8 +14,18 @@ from agent.core.allocations import Allocations, Claim
 from agent.core.errors import Problem
 from agent.core.items import Served
 from agent.core.memo import Memo
-from agent.core.model import HostSnapshot, MetadataService, Network, NetworkId, Port, PortId, Subnet
+from agent.core.model import (
+    HostSnapshot,
+    MetadataService,
+    Network,
+    NetworkId,
+    Port,
+    PortId,
+    RouterInterface,
+    Subnet,
+)
 from agent.dhcp import planner as dhcp
+from agent.dhcp.planner import Routed
 from agent.l2.port_services import ServedPort, Services
 from agent.l2.services import NetworkNeeds
 from agent.l2.settings import LocalSettings
@@ -45,7 +55,15 @@ def plan_services(snapshot: HostSnapshot, allocations: Allocations, memo: Memo, 
     """Plan what is answered on this host, the same object while nothing changes that it is made of."""
     if not local.services:
         return NOTHING
-    inputs = (snapshot.ports, snapshot.networks, snapshot.subnets, snapshot.metadata_service, allocations, local)
+    inputs = (
+        snapshot.ports,
+        snapshot.networks,
+        snapshot.subnets,
+        snapshot.routers,
+        snapshot.metadata_service,
+        allocations,
+        local,
+    )
     return memo.stage("services", inputs, lambda: _Planning(snapshot, allocations, memo, local).run())
 
 
@@ -55,6 +73,7 @@ class _Part(NamedTuple):
     port: Port
     network: Network | None
     subnets: tuple[Subnet, ...]
+    routed: Routed
     number: int
     served: ServedPort
     problems: tuple[Problem, ...]
@@ -79,10 +98,19 @@ class _Planning:
         self._allocations = allocations
         self._memo = memo
         self._local = local
+        self._routed: Mapping[NetworkId, Routed] = {}
 
     def run(self) -> ServicePlan:
         snapshot = self._snapshot
-        inputs = (snapshot.ports, snapshot.networks, snapshot.subnets, snapshot.metadata_service, self._allocations)
+        self._routed = self._memo.evolve("routed", (snapshot.routers, snapshot.subnets), self._find_routed)
+        inputs = (
+            snapshot.ports,
+            snapshot.networks,
+            snapshot.subnets,
+            snapshot.metadata_service,
+            self._allocations,
+            self._routed,
+        )
         parts = self._memo.evolve("served", inputs, self._update).parts
         used = {part.port.network for part in parts.values()}
         networks = {network: self._needs(network) for network in used if network in snapshot.networks}
@@ -93,6 +121,16 @@ class _Planning:
         ports = {port_id: part.served for port_id, part in parts.items()}
         problems = tuple(problem for part in parts.values() for problem in part.problems)
         return ServicePlan(Services(settings, ports, networks, mtu, _connects(self._local)), problems)
+
+    def _find_routed(self, last: Mapping[NetworkId, Routed] | None) -> Mapping[NetworkId, Routed]:
+        """Return what routers have on each network; the same object while it is the same."""
+        interfaces: dict[NetworkId, list[RouterInterface]] = {}
+        for router in self._snapshot.routers.values():
+            for interface in router.interfaces if router.admin_state_up else ():
+                interfaces.setdefault(interface.network, []).append(interface)
+        subnets = self._snapshot.subnets
+        found = {network: dhcp.find_routed(each, subnets.get(network, ())) for network, each in interfaces.items()}
+        return last if last == found and last is not None else found
 
     def _keep_within(self, parts: Mapping[PortId, _Part]) -> Mapping[PortId, _Part]:
         """Return *parts* with what the responder has room for: who has most to be told is told less."""
@@ -112,7 +150,7 @@ class _Planning:
         if part.network is None:
             return part
         asked = self._snapshot.metadata_service is not None
-        planned = _plan_port(part.port, part.network, part.subnets, part.number, asked=asked, room=False)
+        planned = _plan_port(part.port, part.network, part.subnets, part.routed, part.number, asked=asked, room=False)
         return part._replace(served=planned[0], problems=planned[1])
 
     def _update(self, last: _Round | None) -> _Round:
@@ -125,12 +163,14 @@ class _Planning:
         for port_id, port in self._snapshot.ports.items():
             part, number = old.get(port_id), numbers.get(port_id)
             network, own = networks.get(port.network), subnets.get(port.network, _NO_SUBNETS)
+            routed = self._routed.get(port.network, dhcp.NOT_ROUTED)
             same = part is not None and part.port is port and part.network is network and part.subnets is own
+            same = same and part is not None and (part.routed is routed or part.routed == routed)
             if part is not None and same and part.number == number:  # nearly all of them, nearly always
                 parts[port_id] = part
             elif number is not None and service_identity.is_served(port.device_owner):
-                planned = _plan_port(port, network, own, number, asked=asked)
-                parts[port_id] = _Part(port, network, own, number, *planned)
+                planned = _plan_port(port, network, own, routed, number, asked=asked)
+                parts[port_id] = _Part(port, network, own, routed, number, *planned)
             # else who allocates says why
         return _Round(asked, parts)
 
@@ -145,12 +185,19 @@ def _weight(part: _Part) -> int:
 
 
 def _plan_port(
-    port: Port, network: Network | None, subnets: tuple[Subnet, ...], number: int, *, asked: bool, room: bool = True
+    port: Port,
+    network: Network | None,
+    subnets: tuple[Subnet, ...],
+    routed: Routed,
+    number: int,
+    *,
+    asked: bool,
+    room: bool = True,
 ) -> tuple[ServedPort, tuple[Problem, ...]]:
     """Plan one port; one that is down keeps its number and is told nothing."""
     if network is None or not subnets or not (port.admin_state_up and network.admin_state_up):
         return ServedPort(port.id, port.mac, number), ()
-    told = dhcp.plan_port(port, network, subnets, number)
+    told = dhcp.plan_port(port, network, subnets, number, routed)
     data = metadata.plan_port(port, network, subnets, number, service=asked, room=room)
     served = ServedPort(port.id, port.mac, number, told.served, data.served, data.aliases, data.asks_service)
     return served, (*told.problems, *data.problems)

@@ -16,7 +16,7 @@ from agent.core import service_identity
 from agent.core.errors import Actor, InputError, Problem
 from agent.core.host_names import instance_name
 from agent.core.items import Served
-from agent.core.model import Network, Port, Subnet
+from agent.core.model import Network, Port, RouterInterface, Subnet, SubnetId
 from agent.core.served import served
 from agent.dhcp import v4_options, v6_configuration, v6_options
 from agent.dhcp.data import PortData, SubnetData, encode_port
@@ -60,9 +60,43 @@ def protocols(subnets: Iterable[Subnet]) -> Protocols:
     )
 
 
-@lru_cache(maxsize=1024)
-def subnet_data(subnet: Subnet) -> SubnetData:
-    """Return what the responder is told of a subnet; all ports of a network ask."""
+@dataclass(frozen=True, slots=True)
+class Routed:
+    """Which subnets of a network a router has an address of, and the MAC address of it that IPv6 hosts are told."""
+
+    subnets: frozenset[SubnetId] = frozenset()
+    mac: str = ""
+
+
+NOT_ROUTED = Routed()
+
+
+def find_routed(interfaces: Iterable[RouterInterface], subnets: Iterable[Subnet]) -> Routed:
+    """Return what is routed on the network with *subnets*; *interfaces* are those of routers there, in any order.
+
+    Of several routers that which has an IPv6 subnet's gateway address is told of.
+    """
+    known = {subnet.id: subnet for subnet in subnets}
+    found: set[SubnetId] = set()
+    candidates: list[tuple[bool, str]] = []
+    for interface in interfaces:
+        for ip in interface.fixed_ips:
+            subnet = known.get(ip.subnet)
+            if subnet is None:
+                continue
+            found.add(subnet.id)
+            if ":" in ip.address:
+                candidates.append((ip.address != subnet.gateway, interface.mac))
+    return Routed(frozenset(found), min(candidates)[1] if candidates else "") if found else NOT_ROUTED
+
+
+@lru_cache(maxsize=2048)
+def subnet_data(subnet: Subnet, *, routed: bool = False) -> SubnetData:
+    """Return what the responder is told of a subnet; all ports of a network ask.
+
+    As in Neutron, routers advertise only subnets that have an RA mode.
+    """
+    ra_mode = subnet.ipv6_ra_mode if subnet.dhcp else None
     return SubnetData(
         cidr=subnet.cidr,
         gateway=subnet.gateway,
@@ -71,11 +105,14 @@ def subnet_data(subnet: Subnet) -> SubnetData:
         routes=subnet.host_routes,
         dhcp=subnet.dhcp,
         address_mode=subnet.ipv6_address_mode,
-        ra_mode=subnet.ipv6_ra_mode if subnet.dhcp else None,
+        ra_mode=ra_mode,
+        routed=routed and (":" not in subnet.cidr or ra_mode is not None),
     )
 
 
-def plan_port(port: Port, network: Network, subnets: tuple[Subnet, ...], number: int) -> DhcpPlan:
+def plan_port(
+    port: Port, network: Network, subnets: tuple[Subnet, ...], number: int, routed: Routed = NOT_ROUTED
+) -> DhcpPlan:
     """Plan what *port* is answered; *subnets* are all of its network, *number* is what stands for it.
 
     A network without subnets has nothing to tell.
@@ -93,7 +130,7 @@ def plan_port(port: Port, network: Network, subnets: tuple[Subnet, ...], number:
             if subnet.server_address == ip.address:  # no writer of ours does that
                 what = f"{ip.address} is also the server address of subnet {subnet.name or subnet.id}"
                 tell("fixed_ips", InputError(f"{what}, which answers for it"))
-    data = _port_data(port, network, subnets)
+    data = _port_data(port, network, subnets, routed)
     if port.dhcp_options:
         data = _with_options(data, port.dhcp_options, tell)
     identity = service_identity.identity_mac(number)
@@ -105,7 +142,7 @@ def plan_port(port: Port, network: Network, subnets: tuple[Subnet, ...], number:
     return DhcpPlan(served({"identity": identity, "port": encode_port(usable)}), tuple(problems))
 
 
-def _port_data(port: Port, network: Network, subnets: tuple[Subnet, ...]) -> PortData:
+def _port_data(port: Port, network: Network, subnets: tuple[Subnet, ...], routed: Routed) -> PortData:
     places = {subnet.id: place for place, subnet in enumerate(subnets)}
     name = instance_name(port.hostname, (ip.address for ip in port.fixed_ips), network.dns_domain)
     return PortData(
@@ -117,7 +154,8 @@ def _port_data(port: Port, network: Network, subnets: tuple[Subnet, ...]) -> Por
         mtu=min(network.mtu, _LARGEST_MTU),
         # An address whose subnet has just gone is about to go, too.
         addresses=tuple((ip.address, places[ip.subnet]) for ip in port.fixed_ips if ip.subnet in places),
-        subnets=tuple(map(subnet_data, subnets)),
+        subnets=tuple(subnet_data(subnet, routed=subnet.id in routed.subnets) for subnet in subnets),
+        router_mac=routed.mac,
     )
 
 
