@@ -18,12 +18,13 @@ _EMPTY: dict[Kind, object] = {
     Kind.TEXTS: (),
     Kind.FIXED_IPS: (),
     Kind.ROUTES: (),
+    Kind.INTERFACES: (),
     Kind.RULES: (),
     Kind.MAPPING: {},
     Kind.METADATA: {},
     Kind.BOOLEAN: False,
 }
-_REPEATED = (Kind.TEXTS, Kind.MAPPING, Kind.METADATA, Kind.FIXED_IPS, Kind.ROUTES)
+_REPEATED = (Kind.TEXTS, Kind.MAPPING, Kind.METADATA, Kind.FIXED_IPS, Kind.ROUTES, Kind.INTERFACES)
 _PREFIX = "field_"  # keeps a noun's "host" apart from everything else in the namespace
 _FROM_FILES = "_from_files"
 _NOTHING = object()
@@ -110,6 +111,16 @@ def _fixed_ip(text: str) -> FixedIpRequest:
     return FixedIpRequest(address=parts.get("address"), subnet=parts.get("subnet"))
 
 
+def interface(text: str) -> FixedIpRequest:
+    """Return the interface of a router of ``SUBNET`` or ``subnet=SUBNET,address=ADDRESS``."""
+    if "=" not in text:
+        return FixedIpRequest(subnet=text)
+    parts = _parts(text, ("subnet", "address"))
+    if "subnet" not in parts:
+        raise argparse.ArgumentTypeError(f"{text!r} says no subnet")
+    return FixedIpRequest(address=parts.get("address"), subnet=parts["subnet"])
+
+
 def _host_route(text: str) -> HostRoute:
     # "gateway" is what OpenStack's command calls it.
     words = dict(part.partition("=")[::2] for part in text.split(","))
@@ -148,4 +159,5 @@ _TYPES: dict[Kind, Callable[[str], object]] = {
     Kind.NUMBER: float,
     Kind.FIXED_IPS: _fixed_ip,
     Kind.ROUTES: _host_route,
+    Kind.INTERFACES: interface,
 }

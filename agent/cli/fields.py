@@ -9,9 +9,9 @@ the writer; here text only gets its type.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, auto
-from typing import Generic, TypeAlias
+from typing import Generic
 
 from agent.store.document import (
     AddressGroupFields,
@@ -38,6 +38,7 @@ class Kind(Enum):
     ROUTES = auto()
     METADATA = auto()
     RULES = auto()
+    INTERFACES = auto()
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +87,8 @@ class Noun(Generic[F]):
     """A kind of object: its name, its section of the file, its fields, and what a list shows.
 
     ``short`` is the field that is meant where the file has a list in place of fields.
+    ``together`` are fields that stand under one key of the file, by that key and the names that
+    they have there.
     """
 
     name: str
@@ -94,6 +97,7 @@ class Noun(Generic[F]):
     fields: tuple[Field, ...]
     columns: tuple[str, ...]
     short: str = ""
+    together: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     @property
     def metavar(self) -> str:
@@ -106,9 +110,9 @@ def field_of(fields: tuple[Field, ...], name: str) -> Field | None:
     return next((field for field in fields if field.name == name), None)
 
 
-_PROJECT = Field("project", Kind.TEXT, "who it belongs to, for information")
-_EXTERNAL_IDS = Field("external_ids", Kind.MAPPING, "notes of other systems", metavar="KEY=VALUE", option="external_id")
-_ADMIN_STATE = Field("admin_state_up", Kind.BOOLEAN, "whether it passes traffic", negation="admin-state-down")
+PROJECT = Field("project", Kind.TEXT, "who it belongs to, for information")
+EXTERNAL_IDS = Field("external_ids", Kind.MAPPING, "notes of other systems", metavar="KEY=VALUE", option="external_id")
+ADMIN_STATE = Field("admin_state_up", Kind.BOOLEAN, "whether it passes traffic", negation="admin-state-down")
 
 NETWORK = Noun(
     name="network",
@@ -119,12 +123,12 @@ NETWORK = Noun(
         Field("segmentation_id", Kind.INTEGER, "VNI or VLAN id; chosen if not given", metavar="ID", nullable=True),
         Field("physnet", Kind.TEXT, "physical network of flat and vlan", metavar="NAME", nullable=True),
         Field("mtu", Kind.INTEGER, "largest IP packet; follows from the type if not given", metavar="BYTES"),
-        _ADMIN_STATE,
+        ADMIN_STATE,
         Field("external", Kind.BOOLEAN, "whether routers reach the outside through it"),
         Field("dns_domain", Kind.TEXT, "domain of its ports' names", metavar="DOMAIN"),
         Field("port_security", Kind.BOOLEAN, "default of new ports: only their own addresses pass"),
-        _PROJECT,
-        _EXTERNAL_IDS,
+        PROJECT,
+        EXTERNAL_IDS,
     ),
     columns=("id", "name", "type", "segmentation_id", "physnet", "mtu", "admin_state_up"),
 )
@@ -136,6 +140,8 @@ SUBNET = Noun(
     fields=(
         Field("network", Kind.TEXT, "network that it is a range of", metavar="NETWORK"),
         Field("cidr", Kind.TEXT, "address range, such as 10.0.0.0/24", metavar="CIDR"),
+        Field("subnet_pool", Kind.TEXT, "pool that the range is taken from", metavar="POOL"),
+        Field("prefixlen", Kind.INTEGER, "how large a range to take; the pool's default if not given", metavar="BITS"),
         Field("gateway", Kind.TEXT, "address of the default route", metavar="ADDRESS", nullable=True),
         Field("dhcp", Kind.BOOLEAN, "whether DHCP and router advertisements serve it"),
         Field(
@@ -157,8 +163,8 @@ SUBNET = Noun(
             metavar="ROUTE",
             option="host_route",
         ),
-        _PROJECT,
-        _EXTERNAL_IDS,
+        PROJECT,
+        EXTERNAL_IDS,
     ),
     columns=("id", "name", "network", "cidr", "gateway", "dhcp"),
 )
@@ -178,7 +184,7 @@ PORT = Noun(
             metavar="ADDRESS",
             option="fixed_ip",
         ),
-        _ADMIN_STATE,
+        ADMIN_STATE,
         Field("port_security", Kind.BOOLEAN, "whether only its own addresses pass"),
         Field(
             "allowed_address_pairs",
@@ -216,7 +222,7 @@ PORT = Noun(
             metavar="KEY=VALUE",
         ),
         Field("project", Kind.TEXT, "who it belongs to; made without security groups it gets the default one of these"),
-        _EXTERNAL_IDS,
+        EXTERNAL_IDS,
     ),
     columns=("id", "name", "network", "mac_address", "fixed_ips", "host", "up"),
 )
@@ -235,9 +241,19 @@ HOST = Noun(
             metavar="PHYSNET=BRIDGE",
             option="bridge_mapping",
         ),
-        _EXTERNAL_IDS,
+        Field("drain", Kind.BOOLEAN, "whether it hands over the gateways that it has"),
+        EXTERNAL_IDS,
     ),
-    columns=("name", "tunnel_address", "encapsulations", "bridge_mappings", "version", "applied_revision", "heartbeat"),
+    columns=(
+        "name",
+        "tunnel_address",
+        "encapsulations",
+        "bridge_mappings",
+        "drain",
+        "version",
+        "applied_revision",
+        "heartbeat",
+    ),
 )
 
 METADATA_SERVICE = Noun(
@@ -258,7 +274,7 @@ METADATA_SERVICE = Noun(
             metavar="SECONDS",
             option="request_timeout",
         ),
-        _EXTERNAL_IDS,
+        EXTERNAL_IDS,
     ),
     columns=(),
 )
@@ -293,8 +309,8 @@ SECURITY_GROUP = Noun(
         Field("log", Kind.TEXTS, "packets that are logged: accept, drop; --no-log: none", metavar="WHAT"),
         Field("log_rate", Kind.INTEGER, "at most so many, on each host (100)", metavar="PER-SECOND"),
         Field("log_burst", Kind.INTEGER, "after the first so many (25)", metavar="PACKETS"),
-        _PROJECT,
-        _EXTERNAL_IDS,
+        PROJECT,
+        EXTERNAL_IDS,
     ),
     columns=("id", "name", "stateful", "rules", "project", "description"),
     short="rules",
@@ -307,23 +323,9 @@ ADDRESS_GROUP = Noun(
     fields=(
         Field("addresses", Kind.TEXTS, "address or prefix", metavar="CIDR", option="address"),
         Field("description", Kind.TEXT, "what it is for"),
-        _PROJECT,
-        _EXTERNAL_IDS,
+        PROJECT,
+        EXTERNAL_IDS,
     ),
     columns=("id", "name", "addresses", "project", "description"),
     short="addresses",
 )
-
-AnyNoun: TypeAlias = (
-    Noun[NetworkFields]
-    | Noun[SubnetFields]
-    | Noun[PortFields]
-    | Noun[HostFields]
-    | Noun[SecurityGroupFields]
-    | Noun[AddressGroupFields]
-)
-NOUNS: Mapping[str, AnyNoun] = {
-    noun.section: noun for noun in (NETWORK, SUBNET, PORT, HOST, SECURITY_GROUP, ADDRESS_GROUP)
-}
-# What a file may hold: of the last there is only one, without a name.
-SECTIONS = (*NOUNS, METADATA_SERVICE.section)

@@ -57,6 +57,7 @@ class Verbs(Generic[F, R]):
     """A noun and the writer's methods for it.
 
     ``shown`` makes a record's row for people, ``listed`` that of a list where it is another.
+    ``called`` tells what a new object can be called.
     """
 
     noun: Noun[F]
@@ -69,6 +70,7 @@ class Verbs(Generic[F, R]):
     filters: tuple[Filter[R], ...] = ()
     renamable: bool = True
     listed: Callable[[R], Row] | None = None
+    called: str = "what to call it"
 
     def configure(self, parser: argparse.ArgumentParser) -> VerbParsers:
         """Add the verbs to the noun's parser; return where more of them can be added."""
@@ -87,7 +89,7 @@ class Verbs(Generic[F, R]):
         show.set_defaults(run=self._show)
 
         create = verbs.add_parser("create", help=f"make {a_noun}")
-        create.add_argument("ref", metavar="NAME", help="what to call it")
+        create.add_argument("ref", metavar="NAME", help=self.called)
         create.set_defaults(run=self._create)
 
         change = verbs.add_parser("set", help=f"change fields of {a_noun}")

@@ -15,7 +15,6 @@ from agent.cli.fields import (
     NETWORK,
     PORT,
     RULE_FIELDS,
-    SECTIONS,
     SECURITY_GROUP,
     SUBNET,
     Field,
@@ -23,12 +22,14 @@ from agent.cli.fields import (
     Noun,
     field_of,
 )
+from agent.cli.nouns import SECTIONS
 from agent.cli.output import printable
+from agent.cli.router_fields import ADDRESS_SCOPE, EXTERNAL, FLOATING_IP, PORT_FORWARDING, ROUTER, SUBNET_POOL
 from agent.cli.suggest import near
 from agent.cli.yaml_tree import Node, Sequence, Table, read_tree
 from agent.cli.yaml_values import WrongValueError, is_null, known, listed, value_of, what
 from agent.core.errors import InputError
-from agent.store.document import Document, Entry, F, MetadataServiceFields, RuleFields
+from agent.store.document import Document, Entry, F, MetadataServiceFields, PortForwardingFields, RuleFields
 
 MAX_COMPLAINTS = 20
 MAX_NAME = 255
@@ -83,6 +84,11 @@ class _Reader:
             security_groups=tuple(self._section(tree, SECURITY_GROUP)),
             address_groups=tuple(self._section(tree, ADDRESS_GROUP)),
             metadata_service=self._metadata_service(tree),
+            address_scopes=tuple(self._section(tree, ADDRESS_SCOPE)),
+            subnet_pools=tuple(self._section(tree, SUBNET_POOL)),
+            routers=tuple(self._section(tree, ROUTER)),
+            floating_ips=tuple(self._section(tree, FLOATING_IP)),
+            port_forwardings=tuple(self._port_forwardings(tree)),
         )
 
     def _metadata_service(self, tree: Table) -> Entry[MetadataServiceFields] | None:
@@ -110,7 +116,8 @@ class _Reader:
             if not name or len(name) > MAX_NAME:
                 self.complain(entry.line, f"{noun.section}: a name has 1 to {MAX_NAME} characters")
             elif isinstance(entry.value, Table):
-                yield Entry(name, noun.make(**self._fields(entry.value, noun.fields, label)), entry.line)
+                table = self._apart(entry.value, noun, label)
+                yield Entry(name, noun.make(**self._fields(table, noun.fields, label)), entry.line)
             elif is_null(entry.value):
                 yield Entry(name, noun.make(), entry.line)
             elif noun.short and isinstance(entry.value, Sequence):
@@ -118,6 +125,51 @@ class _Reader:
                 yield Entry(name, noun.make(**self._fields(fields, noun.fields, label)), entry.line)
             else:
                 self.complain(entry.line, f"{label}: fields belong here, not {what(entry.value)}")
+
+    def _apart(self, table: Table, noun: Noun[F], label: str) -> Table:
+        """Return *table* with fields that stand together under one key by their own names."""
+        entries = {}
+        for name, entry in table.entries.items():
+            names = noun.together.get(name)
+            if names is None:
+                if any(name in apart.values() for apart in noun.together.values()):
+                    where = ", ".join(noun.together)
+                    self.complain(entry.line, f"{label}: {name!r} is written under {where} in a file")
+                    continue
+                entries[name] = entry
+            elif is_null(entry.value):  # there is none of it
+                entries[next(iter(names.values()))] = entry
+            elif not isinstance(entry.value, Table):
+                self.complain(entry.line, f"{label}: {name}: keys and values belong here, not {what(entry.value)}")
+            else:
+                for part, value in entry.value.entries.items():
+                    if part in names:
+                        entries[names[part]] = value
+                    else:
+                        hint = near(part, names) or known(names)
+                        self.complain(value.line, f"{label}: {name}: unknown key {part!r}{hint}")
+        return Table(entries, table.line, table.size)
+
+    def _port_forwardings(self, tree: Table) -> Iterator[Entry[PortForwardingFields]]:
+        """Yield the forwardings of a list; they are told by their number, from 1."""
+        noun = PORT_FORWARDING
+        section = tree.entries.get(noun.section)
+        if section is None or is_null(section.value):
+            return
+        if not isinstance(section.value, Sequence):
+            self.complain(section.line, f"{noun.section}: a list belongs here, not {what(section.value)}")
+            return
+        for number, item in enumerate(section.value.items, 1):
+            label = f"{noun.name} {number}"
+            if not isinstance(item, Table):
+                self.complain(item.line, f"{label}: keys and values belong here, not {what(item)}")
+                continue
+            values = self._fields(item, (EXTERNAL, *noun.fields), label)
+            external = values.pop(EXTERNAL.name, None)
+            if isinstance(external, str):
+                yield Entry(external, noun.make(**values), item.line)
+            elif EXTERNAL.name not in item.entries:
+                self.complain(item.line, f"{label}: {EXTERNAL.name} is required ({EXTERNAL.help})")
 
     def _fields(self, table: Table, fields: tuple[Field, ...], label: str) -> dict[str, object]:
         values: dict[str, object] = {}

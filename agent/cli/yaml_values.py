@@ -116,6 +116,20 @@ def _fixed_ip(node: Node) -> FixedIpRequest:
     return FixedIpRequest(**{name: text_of(entry.value) for name, entry in entries.items()})
 
 
+def _interfaces(node: Node) -> tuple[FixedIpRequest, ...]:
+    return tuple(_interface(item) for item in listed(node))
+
+
+def _interface(node: Node) -> FixedIpRequest:
+    """Return an interface of a router: a subnet, or subnet and address."""
+    if not isinstance(node, Table):
+        return FixedIpRequest(subnet=text_of(node))
+    request = _fixed_ip(node)
+    if request.subnet is None:
+        raise WrongValueError(node, "subnet is missing; write {subnet: SUBNET, address: ADDRESS}")
+    return request
+
+
 def _host_routes(node: Node) -> tuple[HostRoute, ...]:
     return tuple(_host_route(item) for item in listed(node))
 
@@ -189,6 +203,7 @@ _MANY: Mapping[Kind, Callable[[Node], object]] = {  # what may be nothing
     Kind.TEXTS: _texts,
     Kind.FIXED_IPS: _fixed_ips,
     Kind.ROUTES: _host_routes,
+    Kind.INTERFACES: _interfaces,
     Kind.MAPPING: mapping_of,
     Kind.METADATA: _metadata,
 }

@@ -14,21 +14,57 @@ from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
 from agent.core.errors import InputError
-from agent.store import declared_groups, writer_kinds, writer_metadata
+from agent.store import declared_groups, declared_routers, writer_kinds, writer_metadata
 from agent.store.declared_changes import differences, mark, only, said
-from agent.store.document import UNSET, Document, Entry, F, MetadataServiceFields, NetworkFields, PortFields, Unset
+from agent.store.document import (
+    UNSET,
+    Document,
+    Entry,
+    F,
+    FloatingIpFields,
+    MetadataServiceFields,
+    NetworkFields,
+    PortFields,
+    Unset,
+)
 from agent.store.records import Change
 from agent.store.validate import Subject
 from agent.store.writer_addresses import reserve
-from agent.store.writer_kinds import ADDRESS_GROUP, HOST, NETWORK, PORT, SECURITY_GROUP, SUBNET, Kind
+from agent.store.writer_kinds import (
+    ADDRESS_GROUP,
+    ADDRESS_SCOPE,
+    FLOATING_IP,
+    HOST,
+    NETWORK,
+    PORT,
+    PORT_FORWARDING,
+    ROUTER,
+    SECURITY_GROUP,
+    SUBNET,
+    SUBNET_POOL,
+    Kind,
+)
 from agent.store.writer_records import Record, metadata_service_record
 from agent.store.writer_session import SET_KEY, Session
-from agent.store.writer_view import Row, label
+from agent.store.writer_view import Row, label, name_of
 
 R = TypeVar("R", bound=Record)
 
 # Users before what they use.
-_DELETE_ORDER: tuple[Kind[Any, Any], ...] = (PORT, SUBNET, NETWORK, HOST, SECURITY_GROUP, ADDRESS_GROUP)
+_DELETE_ORDER: tuple[Kind[Any, Any], ...] = (
+    PORT_FORWARDING,
+    FLOATING_IP,
+    ROUTER,
+    PORT,
+    SUBNET,
+    SUBNET_POOL,
+    ADDRESS_SCOPE,
+    NETWORK,
+    HOST,
+    SECURITY_GROUP,
+    ADDRESS_GROUP,
+)
+_HAVE_ADDRESSES = (PORT_FORWARDING, FLOATING_IP, ROUTER, PORT)
 
 
 def apply(session: Session, document: Document, set_name: str | None, prune: bool) -> tuple[Change, ...]:
@@ -38,12 +74,13 @@ def apply(session: Session, document: Document, set_name: str | None, prune: boo
     """
     if prune and not set_name:
         raise InputError("prune needs the name of a set: it removes only what an earlier apply of that set made")
+    document = declared_routers.canonical(document)
     _refuse_doubles(document)
     doomed = _doomed(session, document, set_name) if prune and set_name else []
     removed = [Change(kind.name, label(row), "delete") for kind, row in doomed]
     for kind, row in doomed:
         session.hide(row)
-        if kind is PORT:  # first, so that addresses and subnets are free for what comes
+        if kind in _HAVE_ADDRESSES:  # first, so that addresses and subnets are free for what comes
             writer_kinds.delete(session, kind, row)
     changes: list[Change] = []
     for host in document.hosts:
@@ -52,13 +89,24 @@ def apply(session: Session, document: Document, set_name: str | None, prune: boo
     changes += declared_groups.security_groups(session, document.security_groups, set_name)
     for network in sorted(document.networks, key=_leaves_segment_open):
         changes += _declare(session, NETWORK, network, set_name)
+    for scope in document.address_scopes:
+        changes += _declare(session, ADDRESS_SCOPE, scope, set_name)
+    for pool in document.subnet_pools:
+        changes += _declare(session, SUBNET_POOL, pool, set_name)
     _reserve_addresses(session, document.ports)  # before subnets choose what they answer DHCP from
+    declared_routers.reserve_addresses(session, document)
     for subnet in document.subnets:
         changes += _declare(session, SUBNET, subnet, set_name)
     changes += _metadata_service(session, document.metadata_service, set_name, prune)
+    for router in document.routers:
+        changes += _declare(session, ROUTER, router, set_name)
     ports = [change for port in document.ports for change in _declare(session, PORT, port, set_name)]
+    for floating_ip in document.floating_ips:
+        ports += _declare(session, FLOATING_IP, floating_ip, set_name)
+    for forwarding in document.port_forwardings:
+        ports += _declare(session, PORT_FORWARDING, forwarding, set_name)
     for kind, row in doomed:
-        if kind is not PORT:
+        if kind not in _HAVE_ADDRESSES:
             writer_kinds.delete(session, kind, row)
     return (*removed, *changes, *session.made_besides, *ports)
 
@@ -98,6 +146,11 @@ def _sections(document: Document) -> Mapping[str, tuple[Entry[Any], ...]]:
         "host": document.hosts,
         "security_group": document.security_groups,
         "address_group": document.address_groups,
+        "address_scope": document.address_scopes,
+        "subnet_pool": document.subnet_pools,
+        "router": document.routers,
+        "floating_ip": document.floating_ips,
+        "port_forwarding": document.port_forwardings,
     }
 
 
@@ -109,7 +162,7 @@ def _doomed(session: Session, document: Document, set_name: str) -> list[tuple[K
         rows = [row for row in session.rows(kind.table) if row.external_ids.get(SET_KEY) == set_name]
         if kind is SECURITY_GROUP:  # a project keeps its default group
             rows = [row for row in rows if not row.default_claim]
-        doomed += [(kind, row) for row in sorted(rows, key=label) if row.name not in kept]
+        doomed += [(kind, row) for row in sorted(rows, key=label) if name_of(row) not in kept]
     return doomed
 
 
@@ -135,7 +188,10 @@ def _reserve_addresses(session: Session, ports: tuple[Entry[PortFields], ...]) -
 
 
 def _declare(session: Session, kind: Kind[F, R], entry: Entry[F], set_name: str | None) -> Iterator[Change]:
-    row = only(session.named(kind.name, entry.name), Subject(kind.name, entry.name, entry.line))
+    rows = session.named(kind.name, entry.name)
+    if isinstance(entry.fields, FloatingIpFields):
+        rows = declared_routers.of_network(session, entry, rows)
+    row = only(rows, Subject(kind.name, entry.name, entry.line))
     if row is not None:
         before = kind.record(session, row)
         writer_kinds.change(session, kind, row, entry.fields, UNSET, entry.line)

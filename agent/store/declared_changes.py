@@ -7,13 +7,16 @@ from dataclasses import fields
 
 from agent.store.document import Fields, FixedIpRequest, HostRoute, RuleFields, given
 from agent.store.records import FieldChange, FixedIpRecord, HostRouteRecord
+from agent.store.records_routers import RouterInterfaceRecord
 from agent.store.validate import Subject, words
 from agent.store.writer_records import Record
 from agent.store.writer_session import SET_KEY, Session
 from agent.store.writer_view import Row
 
 # What agents report is no part of what a file says; ids follow from the names beside them.
-_NOT_SAID = frozenset({"up", "reason", "since", "version", "applied_revision", "heartbeat", "security_group_ids"})
+_NOT_SAID = frozenset(
+    {"up", "reason", "since", "version", "applied_revision", "heartbeat", "security_group_ids", "status"}
+)
 
 
 def only(rows: list[Row], subject: Subject) -> Row | None:
@@ -49,6 +52,8 @@ def _shown(value: object) -> object:
         return tuple(_shown(item) for item in value)
     if isinstance(value, FixedIpRecord):
         return value.address
+    if isinstance(value, RouterInterfaceRecord):
+        return f"{value.subnet_name} {value.address}"
     if isinstance(value, HostRoute | HostRouteRecord):
         return f"{value.destination} via {value.nexthop}"
     if isinstance(value, FixedIpRequest):

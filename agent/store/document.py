@@ -69,10 +69,14 @@ class SubnetFields:
     ``ipv6_address_mode`` and ``ipv6_ra_mode``, which a cloud may give one by one.
     ``server_address`` is what DHCP is answered from, chosen if it is not given.  ``dns``
     are the addresses of name servers in the order in which they are to be asked.
+    With ``subnet_pool`` (by name or id) a prefix of ``prefixlen`` bits is taken from there, or
+    ``cidr`` if that is given.
     """
 
     network: str | Unset = UNSET
     cidr: str | Unset = UNSET
+    subnet_pool: str | Unset = UNSET
+    prefixlen: int | Unset = UNSET
     gateway: str | Unset | None = UNSET
     dhcp: bool | Unset = UNSET
     allocation_pools: tuple[str, ...] | Unset = UNSET
@@ -185,11 +189,15 @@ class AddressGroupFields:
 
 @dataclass(frozen=True, slots=True)
 class HostFields:
-    """A hypervisor, for those that do not announce themselves; ``bridge_mappings`` maps physnet to bridge."""
+    """A hypervisor, for those that do not announce themselves; ``bridge_mappings`` maps physnet to bridge.
+
+    ``drain`` asks its agent to hand over what gateways it has.
+    """
 
     tunnel_address: str | Unset | None = UNSET
     encapsulations: tuple[str, ...] | Unset = UNSET
     bridge_mappings: Mapping[str, str] | Unset = UNSET
+    drain: bool | Unset = UNSET
     external_ids: Mapping[str, str] | Unset = UNSET
 
 
@@ -213,6 +221,83 @@ class MetadataServiceFields:
     external_ids: Mapping[str, str] | Unset = UNSET
 
 
+@dataclass(frozen=True, slots=True)
+class RouterFields:
+    """A router.
+
+    ``external_network`` is where its gateway is (None: it has none), ``external_fixed_ips`` what addresses
+    the gateway has there, one of each IP version if they are not given.  ``gateway_hosts`` are in the
+    order in which they are to be used.  ``interfaces`` are all its interfaces: of each a
+    subnet, and an address if it is not to be the subnet's gateway.  Several ``routes`` to one destination
+    share what is sent there.
+    """
+
+    external_network: str | Unset | None = UNSET
+    external_fixed_ips: tuple[FixedIpRequest, ...] | Unset = UNSET
+    gateway_hosts: tuple[str, ...] | Unset = UNSET
+    interfaces: tuple[FixedIpRequest, ...] | Unset = UNSET
+    routes: tuple[HostRoute, ...] | Unset = UNSET
+    admin_state_up: bool | Unset = UNSET
+    distributed: bool | Unset = UNSET
+    ha: bool | Unset = UNSET
+    enable_snat: bool | Unset = UNSET
+    project: str | Unset = UNSET
+    external_ids: Mapping[str, str] | Unset = UNSET
+
+
+@dataclass(frozen=True, slots=True)
+class FloatingIpFields:
+    """A floating IP.
+
+    ``network`` is the external network that it is of, by default the one with a subnet around
+    its address.  ``port`` (None: none) is what it stands for, ``fixed_ip`` which of the
+    port's addresses if it has several.
+    """
+
+    network: str | Unset = UNSET
+    port: str | Unset | None = UNSET
+    fixed_ip: str | Unset = UNSET
+    mac_address: str | Unset = UNSET
+    project: str | Unset = UNSET
+    external_ids: Mapping[str, str] | Unset = UNSET
+
+
+@dataclass(frozen=True, slots=True)
+class PortForwardingFields:
+    """Where ports of an external address lead; which ones is what a forwarding is called.
+
+    ``internal`` is ``PORT:NUMBER`` or ``PORT:FIRST-LAST``; ``fixed_ip`` one of the port's
+    addresses if it has several.
+    """
+
+    protocol: str | int | Unset = UNSET
+    internal: str | Unset = UNSET
+    fixed_ip: str | Unset = UNSET
+    external_ids: Mapping[str, str] | Unset = UNSET
+
+
+@dataclass(frozen=True, slots=True)
+class SubnetPoolFields:
+    """Prefixes from which subnets take theirs; lengths are those of the prefixes that are taken."""
+
+    prefixes: tuple[str, ...] | Unset = UNSET
+    default_prefixlen: int | Unset = UNSET
+    min_prefixlen: int | Unset = UNSET
+    max_prefixlen: int | Unset = UNSET
+    address_scope: str | Unset | None = UNSET
+    project: str | Unset = UNSET
+    external_ids: Mapping[str, str] | Unset = UNSET
+
+
+@dataclass(frozen=True, slots=True)
+class AddressScopeFields:
+    """Within an address scope no address is there twice, and none is translated."""
+
+    ip_version: int | Unset = UNSET
+    project: str | Unset = UNSET
+    external_ids: Mapping[str, str] | Unset = UNSET
+
+
 Fields: TypeAlias = (
     NetworkFields
     | SubnetFields
@@ -221,6 +306,11 @@ Fields: TypeAlias = (
     | SecurityGroupFields
     | AddressGroupFields
     | MetadataServiceFields
+    | RouterFields
+    | FloatingIpFields
+    | PortForwardingFields
+    | SubnetPoolFields
+    | AddressScopeFields
 )
 T = TypeVar("T")
 F = TypeVar(
@@ -232,6 +322,11 @@ F = TypeVar(
     SecurityGroupFields,
     AddressGroupFields,
     MetadataServiceFields,
+    RouterFields,
+    FloatingIpFields,
+    PortForwardingFields,
+    SubnetPoolFields,
+    AddressScopeFields,
 )
 
 
@@ -255,6 +350,11 @@ class Document:
     security_groups: tuple[Entry[SecurityGroupFields], ...] = ()
     address_groups: tuple[Entry[AddressGroupFields], ...] = ()
     metadata_service: Entry[MetadataServiceFields] | None = None
+    address_scopes: tuple[Entry[AddressScopeFields], ...] = ()
+    subnet_pools: tuple[Entry[SubnetPoolFields], ...] = ()
+    routers: tuple[Entry[RouterFields], ...] = ()
+    floating_ips: tuple[Entry[FloatingIpFields], ...] = ()
+    port_forwardings: tuple[Entry[PortForwardingFields], ...] = ()
 
 
 def given(values: Fields) -> dict[str, object]:

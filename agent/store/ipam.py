@@ -27,6 +27,22 @@ def network(cidr: str) -> IPNetwork:
     return ipaddress.ip_network(cidr)
 
 
+def free_prefix(prefixes: Iterable[IPNetwork], length: int, used: Collection[IPNetwork]) -> IPNetwork | None:
+    """Return the first prefix of *length* bits in one of *prefixes* that overlaps none of *used*; None without any."""
+    taken = sorted((int(u.network_address), int(u.broadcast_address)) for u in used)
+    for outer in sorted(prefixes, key=lambda prefix: int(prefix.network_address)):
+        if length < outer.prefixlen:
+            continue
+        step = 1 << (outer.max_prefixlen - length)
+        start = int(outer.network_address)
+        for first, last in taken:
+            if last >= start and first < start + step:
+                start = (last // step + 1) * step
+        if start + step - 1 <= int(outer.broadcast_address):
+            return type(outer)((start, length))
+    return None
+
+
 def pick(candidates: Iterable[int], attempt: int, rng: random.Random) -> int | None:
     """Return the first candidate, or after lost races one of the first ``4 * 2**attempt``; None without any."""
     if attempt == 0:

@@ -17,7 +17,7 @@ R_co = TypeVar("R_co", covariant=True)
 
 
 def _plain(value: object) -> object:
-    if isinstance(value, _Record):
+    if isinstance(value, PlainRecord):
         return value.to_dict()
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
@@ -27,14 +27,16 @@ def _plain(value: object) -> object:
 
 
 @dataclass(frozen=True, slots=True)
-class _Record:
+class PlainRecord:
+    """What can be shown to programs."""
+
     def to_dict(self) -> dict[str, object]:
         """Return plain values only: str, int, bool, None, list and dict."""
         return {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
 
 
 @dataclass(frozen=True, slots=True)
-class NetworkRecord(_Record):
+class NetworkRecord(PlainRecord):
     """A network; ``mtu`` in bytes, ``subnets`` are ids."""
 
     id: str
@@ -53,7 +55,7 @@ class NetworkRecord(_Record):
 
 
 @dataclass(frozen=True, slots=True)
-class HostRouteRecord(_Record):
+class HostRouteRecord(PlainRecord):
     """A route that instances are told."""
 
     destination: str
@@ -61,10 +63,11 @@ class HostRouteRecord(_Record):
 
 
 @dataclass(frozen=True, slots=True)
-class SubnetRecord(_Record):
+class SubnetRecord(PlainRecord):
     """A subnet; ``network`` is an id, ``network_name`` its name; pools are ``first-last``.
 
-    ``server_address`` is what DHCP is answered from, None if it is not.
+    ``server_address`` is what DHCP is answered from, None if it is not.  ``subnet_pool`` and
+    ``address_scope`` are names, or ids of what has none.
     """
 
     id: str
@@ -78,6 +81,8 @@ class SubnetRecord(_Record):
     ipv6_address_mode: str | None
     ipv6_ra_mode: str | None
     server_address: str | None = None
+    subnet_pool: str | None = None
+    address_scope: str | None = None
     dns: tuple[str, ...] = ()
     host_routes: tuple[HostRouteRecord, ...] = ()
     project: str = ""
@@ -85,7 +90,7 @@ class SubnetRecord(_Record):
 
 
 @dataclass(frozen=True, slots=True)
-class FixedIpRecord(_Record):
+class FixedIpRecord(PlainRecord):
     """An address of a port and the id of the subnet that it is from."""
 
     address: str
@@ -93,7 +98,7 @@ class FixedIpRecord(_Record):
 
 
 @dataclass(frozen=True, slots=True)
-class PortRecord(_Record):
+class PortRecord(PlainRecord):
     """A port and what the agent of its host says about it.
 
     ``security_groups`` are names, or ids of what has none; None if the port is not
@@ -127,11 +132,11 @@ class PortRecord(_Record):
 
     def to_dict(self) -> dict[str, object]:
         """Return plain values only, metadata as in a file."""
-        return {**_Record.to_dict(self), "metadata": metadata_form.structured(self.metadata)}
+        return {**PlainRecord.to_dict(self), "metadata": metadata_form.structured(self.metadata)}
 
 
 @dataclass(frozen=True, slots=True)
-class SecurityGroupRuleRecord(_Record):
+class SecurityGroupRuleRecord(PlainRecord):
     """A rule; ``group``, ``remote_group`` and ``remote_address_group`` are ids, beside them the names.
 
     ``protocol`` is a name where Neutron has one, else a number as text, None any.  Of
@@ -155,7 +160,7 @@ class SecurityGroupRuleRecord(_Record):
 
 
 @dataclass(frozen=True, slots=True)
-class SecurityGroupRecord(_Record):
+class SecurityGroupRecord(PlainRecord):
     """A security group and its rules; ``default`` tells that it is its project's default group.
 
     ``log_rate`` is in packets a second, ``log_burst`` in packets.
@@ -175,7 +180,7 @@ class SecurityGroupRecord(_Record):
 
 
 @dataclass(frozen=True, slots=True)
-class AddressGroupRecord(_Record):
+class AddressGroupRecord(PlainRecord):
     """A list of addresses and prefixes in numerical order, IPv4 first."""
 
     id: str
@@ -187,7 +192,7 @@ class AddressGroupRecord(_Record):
 
 
 @dataclass(frozen=True, slots=True)
-class HostRecord(_Record):
+class HostRecord(PlainRecord):
     """A hypervisor: what it announces and how far it is.
 
     ``applied_revision`` and ``heartbeat`` (Unix seconds) are None until its agent has
@@ -199,6 +204,7 @@ class HostRecord(_Record):
     tunnel_address: str | None
     encapsulations: tuple[str, ...]
     bridge_mappings: Mapping[str, str]
+    drain: bool = False
     external_ids: Mapping[str, str] = field(default_factory=dict)
     version: str = ""
     applied_revision: int | None = None
@@ -206,7 +212,7 @@ class HostRecord(_Record):
 
 
 @dataclass(frozen=True, slots=True)
-class MetadataServiceRecord(_Record):
+class MetadataServiceRecord(PlainRecord):
     """The metadata service; ``timeout`` in seconds, files that are not given are None."""
 
     url: str
@@ -220,7 +226,7 @@ class MetadataServiceRecord(_Record):
 
 
 @dataclass(frozen=True, slots=True)
-class FieldChange(_Record):
+class FieldChange(PlainRecord):
     """One field of a changed object; for what is not set the value is None."""
 
     field: str
@@ -229,7 +235,7 @@ class FieldChange(_Record):
 
 
 @dataclass(frozen=True, slots=True)
-class Change(_Record):
+class Change(PlainRecord):
     """What a declarative file does to one object; ``verb`` is create, change or delete.
 
     Of a changed group's rules and addresses the old value is what goes, the new one what comes.
@@ -267,7 +273,7 @@ class Written(Generic[R_co]):
 
 
 @dataclass(frozen=True, slots=True)
-class PortFailure(_Record):
+class PortFailure(PlainRecord):
     """A port that its host could not bring up, or whose security groups let less pass than they should, and why."""
 
     id: str
@@ -278,7 +284,7 @@ class PortFailure(_Record):
 
 
 @dataclass(frozen=True, slots=True)
-class Applied(_Record):
+class Applied(PlainRecord):
     """How far the concerned hosts are: those that applied, ports that failed there, hosts that did not answer."""
 
     revision: int

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an agent writes into the store: its ``Host`` row, ``Host_Status`` and ``Port_Status``.
+"""What an agent writes into the store: its ``Host`` row, ``Host_Status``, ``Port_Status`` and ``Router_Status``.
 
 Written is only what differs from the rows that are there, one transaction a call.
 Nothing here touches desired tables or the revision.
@@ -11,13 +11,14 @@ import uuid
 from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from ovs.db import idl as ovs_idl
 
 from agent import __version__
-from agent.core.model import Host, HostName, PortId
-from agent.core.report import PortState
+from agent.core.model import Host, HostName, PortId, RouterId
+from agent.core.report import PortState, RouterState
 from agent.store import rows
 from agent.store.reader import SnapshotReader
 
@@ -50,7 +51,10 @@ class StatusWriter:
         return answer
 
     def announce(self, host: Host) -> Future[None]:
-        """Make this host's ``Host`` row say *host*; an address set by hand stays when we know none."""
+        """Make this host's ``Host`` row say *host*; an address set by hand stays when we know none.
+
+        What the row asks of the host (``drain``) is not the host's to say, and stays.
+        """
 
         def build(txn: ovs_idl.Transaction) -> None:
             live = self._reader.idl.tables["Host"].rows.values()
@@ -68,15 +72,21 @@ class StatusWriter:
         return self._reader.thread.submit(build)
 
     def report(
-        self, ports: Mapping[PortId, PortState], generation: str, applied_revision: int, now: float
+        self,
+        ports: Mapping[PortId, PortState],
+        generation: str,
+        applied_revision: int,
+        now: float,
+        routers: Mapping[RouterId, RouterState] = MappingProxyType({}),
     ) -> Future[None]:
-        """Write the state of *ports* (all of this host) and what has been applied.
+        """Write the state of *ports* and *routers* (all of this host), and what has been applied.
 
         The heartbeat is *now* (Unix seconds, stored in milliseconds).
         """
 
         def build(txn: ovs_idl.Transaction) -> None:
             self._build_ports(txn, ports)
+            self._build_routers(txn, routers)
             live = self._reader.idl.tables["Host_Status"].rows.values()
             row = next(iter(live), None)  # the condition selects our own row
             if row is None:
@@ -108,6 +118,20 @@ class StatusWriter:
                 continue
             row.up, row.reason, row.since = state.up, state.reason, int(state.since * 1000)
         for row, _ in present.values():
+            row.delete()
+
+    def _build_routers(self, txn: ovs_idl.Transaction, routers: Mapping[RouterId, RouterState]) -> None:
+        table = self._reader.idl.tables["Router_Status"]
+        present = {rows.one(row, "router"): row for row in table.rows.values()}  # the condition selects our own
+        for router, state in routers.items():
+            row = present.pop(router, None)
+            if row is None:
+                row = txn.insert(table)
+                row.router, row.host = router, self._host
+            elif (rows.one(row, "active"), rows.one(row, "reason")) == (state.active, state.reason):
+                continue
+            row.active, row.reason, row.since = state.active, state.reason, int(state.since * 1000)
+        for row in present.values():
             row.delete()
 
 

@@ -15,13 +15,15 @@ from typing import NamedTuple
 
 from agent.store import ipam, validate, writer_members
 from agent.store.document import FixedIpRequest
-from agent.store.validate import AUTOMATIC_MODES, Subject
+from agent.store.validate import AUTOMATIC_MODES, Subject, is_uuid
 from agent.store.writer_session import Session
-from agent.store.writer_view import Row, label, optional
+from agent.store.writer_view import Row, label, optional, scalar
 
 Addresses = dict[str, Row]  # canonical address -> subnet
 
 _ROUTER_OWNER = "network:router"
+INTERFACE_OWNER = "network:router_interface"
+GATEWAY_OWNER = "network:router_gateway"
 
 
 def is_automatic(subnet: Row) -> bool:
@@ -38,7 +40,7 @@ def default_addresses(session: Session, subject: Subject, network: Row, mac: str
         [subnet for subnet in chosen if ":" in subnet.cidr],
     ):
         if group:
-            address, subnet = _any_of(session, subject, group)
+            address, subnet = any_of(session, subject, group)
             result[address] = subnet
     return result | _automatic(session, network, mac, owner)
 
@@ -70,7 +72,7 @@ def wished_addresses(
             result[ipam.eui64_address(ipam.network(subnet.cidr), mac)] = subnet
             continue
         kept = (a for a in sorted(present) if present[a] == subnet and a not in result)
-        address = next(kept, None) or _any_of(session, subject, [subnet])[0]
+        address = next(kept, None) or any_of(session, subject, [subnet])[0]
         result[address] = subnet
     return result | _automatic(session, network, mac, owner)
 
@@ -99,7 +101,8 @@ def _automatic(session: Session, network: Row, mac: str, owner: str) -> Addresse
     return {ipam.eui64_address(ipam.network(subnet.cidr), mac): subnet for subnet in automatic}
 
 
-def _any_of(session: Session, subject: Subject, subnets: list[Row]) -> tuple[str, Row]:
+def any_of(session: Session, subject: Subject, subnets: list[Row]) -> tuple[str, Row]:
+    """Return a free address of one of *subnets*; raise InputError if there is none."""
     for subnet in subnets:
         address = session.pool(subnet).take()
         if address is not None:
@@ -157,8 +160,8 @@ def set_addresses(session: Session, subject: Subject, port: Row, addresses: Mapp
 
 
 def check_owner(session: Session, subject: Subject, owner: Row, field: str, addresses: Iterable[str]) -> None:
-    """Raise InputError if another port or subnet than *owner* has one of *addresses* when all is written."""
-    network = owner.network
+    """Raise InputError if another than *owner* has one of *addresses* when all is written."""
+    network = owner.floating_network if owner._table.name == "Floating_IP" else owner.network
     held = session.once(("holders", network.uuid), lambda: holders(session, network))
     for address in addresses:
         for other in held.get(address, ()):
@@ -167,10 +170,20 @@ def check_owner(session: Session, subject: Subject, owner: Row, field: str, addr
 
 
 class Holder(NamedTuple):
-    """A port or subnet that has an address of its own, and what to call it."""
+    """A port, subnet or floating IP that has an address of its own, and what to call it."""
 
     row: Row
     text: str
+
+
+def port_text(session: Session, port: Row) -> str:
+    """Return what to call *port*; that of a router is called by the router."""
+    owner = scalar(port, "device_owner")
+    if owner.startswith(_ROUTER_OWNER) and is_uuid(scalar(port, "device_id")):
+        router = session.row("Router", scalar(port, "device_id"))
+        if router is not None:
+            return f"router {label(router)} ({'gateway' if owner == GATEWAY_OWNER else 'interface'})"
+    return f"port {label(port)}"
 
 
 def holders(session: Session, network: Row) -> dict[str, list[Holder]]:
@@ -178,8 +191,11 @@ def holders(session: Session, network: Row) -> dict[str, list[Holder]]:
     found: dict[str, list[Holder]] = defaultdict(list)
     for port in session.ports(network):
         for address in port.fixed_ips:
-            found[address].append(Holder(port, f"port {label(port)}"))
+            found[address].append(Holder(port, port_text(session, port)))
     for subnet in session.subnets(network):
         for address in subnet.server_address:
             found[address].append(Holder(subnet, f"the DHCP server of subnet {label(subnet)}"))
+    for floating_ip in session.referring("Floating_IP", "floating_network", network.uuid):
+        address = scalar(floating_ip, "floating_ip_address")
+        found[address].append(Holder(floating_ip, "a floating ip"))
     return found

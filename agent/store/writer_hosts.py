@@ -8,8 +8,8 @@ import uuid
 from agent.store import validate
 from agent.store.document import HostFields, Unset, or_default
 from agent.store.validate import Subject
-from agent.store.writer_session import Column, Session, keep_our_ids
-from agent.store.writer_view import Row, enumerate_names, label, scalar
+from agent.store.writer_session import Column, Session, given_columns, keep_our_ids
+from agent.store.writer_view import Row, atoms, enumerate_names, label, scalar
 
 
 def create(session: Session, subject: Subject, name: str, fields: HostFields, host_id: uuid.UUID) -> Row:
@@ -23,6 +23,7 @@ def create(session: Session, subject: Subject, name: str, fields: HostFields, ho
         tunnel_address=[] if address is None else [_tunnel_address(subject, address)],
         encapsulations=list(validate.encapsulations(subject, or_default(fields.encapsulations, ()))),
         bridge_mappings=validate.bridge_mappings(subject, or_default(fields.bridge_mappings, {})),
+        drain=or_default(fields.drain, False),
         external_ids=validate.external_ids(subject, or_default(fields.external_ids, {})),
     )
     _touch(session, row)
@@ -56,16 +57,18 @@ def change(session: Session, subject: Subject, row: Row, fields: HostFields) -> 
         columns["bridge_mappings"] = validate.bridge_mappings(subject, fields.bridge_mappings)
     if not isinstance(fields.external_ids, Unset):
         columns["external_ids"] = keep_our_ids(row, validate.external_ids(subject, fields.external_ids))
+    columns |= given_columns(drain=fields.drain)
     if session.update(row, **columns):
         _touch(session, row)
 
 
 def delete(session: Session, subject: Subject, row: Row) -> None:
-    """Delete a host that has no ports, and what its agent reported: nobody else would take that away."""
+    """Delete a host without ports and gateways, and what its agent reported: nobody else would take that away."""
     users = [f"port {label(port)}" for port in session.rows("Port") if scalar(port, "host") == row.name]
+    users += [f"router {label(router)}" for router in session.rows("Router") if row.name in atoms(router, "hosts")]
     if users:
         raise subject.error(f"it is in use by {enumerate_names(users)}: move or delete these first")
-    for table in ("Host_Status", "Port_Status"):
+    for table in ("Host_Status", "Port_Status", "Router_Status"):
         for status in session.rows(table):
             if status.host == row.name:
                 session.delete(status)

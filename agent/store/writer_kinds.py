@@ -11,21 +11,30 @@ from typing import Generic, TypeVar
 from agent.store import (
     validate,
     writer_address_groups,
+    writer_floating_ips,
+    writer_forwardings,
     writer_groups,
     writer_hosts,
     writer_networks,
     writer_options,
+    writer_pools,
     writer_ports,
+    writer_routers,
     writer_subnets,
 )
 from agent.store.document import (
     AddressGroupFields,
+    AddressScopeFields,
     F,
+    FloatingIpFields,
     HostFields,
     NetworkFields,
     PortFields,
+    PortForwardingFields,
+    RouterFields,
     SecurityGroupFields,
     SubnetFields,
+    SubnetPoolFields,
     Unset,
 )
 from agent.store.records import (
@@ -36,6 +45,13 @@ from agent.store.records import (
     SecurityGroupRecord,
     SubnetRecord,
 )
+from agent.store.records_routers import (
+    AddressScopeRecord,
+    FloatingIpRecord,
+    PortForwardingRecord,
+    RouterRecord,
+    SubnetPoolRecord,
+)
 from agent.store.validate import NAME_LIMIT, Subject
 from agent.store.writer_records import (
     address_group_record,
@@ -44,6 +60,13 @@ from agent.store.writer_records import (
     port_record,
     security_group_record,
     subnet_record,
+)
+from agent.store.writer_records_routers import (
+    address_scope_record,
+    floating_ip_record,
+    port_forwarding_record,
+    router_record,
+    subnet_pool_record,
 )
 from agent.store.writer_session import Session
 from agent.store.writer_view import TABLES, Row, View, label
@@ -89,6 +112,34 @@ ADDRESS_GROUP: Kind[AddressGroupFields, AddressGroupRecord] = Kind(
     writer_address_groups.delete,
     address_group_record,
 )
+ROUTER: Kind[RouterFields, RouterRecord] = Kind(
+    "router", writer_routers.create, writer_routers.change, writer_routers.delete, router_record
+)
+FLOATING_IP: Kind[FloatingIpFields, FloatingIpRecord] = Kind(
+    "floating_ip",
+    writer_floating_ips.create,
+    writer_floating_ips.change,
+    writer_floating_ips.delete,
+    floating_ip_record,
+)
+PORT_FORWARDING: Kind[PortForwardingFields, PortForwardingRecord] = Kind(
+    "port_forwarding",
+    writer_forwardings.create,
+    writer_forwardings.change,
+    writer_forwardings.delete,
+    port_forwarding_record,
+)
+SUBNET_POOL: Kind[SubnetPoolFields, SubnetPoolRecord] = Kind(
+    "subnet_pool", writer_pools.create, writer_pools.change, writer_pools.delete, subnet_pool_record
+)
+ADDRESS_SCOPE: Kind[AddressScopeFields, AddressScopeRecord] = Kind(
+    "address_scope",
+    writer_pools.create_scope,
+    writer_pools.change_scope,
+    writer_pools.delete_scope,
+    address_scope_record,
+)
+_CALLED_BY_ADDRESS = ("floating_ip", "port_forwarding")  # which nobody else can have
 
 
 def create(
@@ -109,7 +160,7 @@ def create(
     if kind.name == "host":  # its name is its identity: the table has an index for it
         if session.named("host", name):
             raise subject.error("there is a host with this name already")
-    elif claim_name:
+    elif claim_name and kind.name not in _CALLED_BY_ADDRESS:
         validate.name(kind.name, name, line)
     elif len(name) > NAME_LIMIT:
         raise subject.error(f"a name has at most {NAME_LIMIT} characters")
@@ -123,7 +174,7 @@ def _has_claim(kind: Kind[F, R], row: Row) -> bool:
     """Tell whether a name may be claimed: each project's default group is called the same, and a host is its name."""
     if kind.name == "security_group":
         return not row.default_claim
-    return kind.name != "host"
+    return kind.name != "host" and kind.name not in _CALLED_BY_ADDRESS
 
 
 def change(session: Session, kind: Kind[F, R], row: Row, fields: F, name: str | Unset, line: int | None = None) -> None:

@@ -10,6 +10,7 @@ from agent.core.model import NetworkType
 from agent.store import ipam, validate, validate_services
 from agent.store.document import NetworkFields, Unset, or_default
 from agent.store.validate import Subject
+from agent.store.writer_addresses import GATEWAY_OWNER, port_text
 from agent.store.writer_options import default_mtu, largest_mtu, segment_ranges
 from agent.store.writer_session import Column, Session, given_columns, keep_our_ids, refuse_changes
 from agent.store.writer_view import Row, enumerate_names, label, optional, scalar
@@ -127,15 +128,30 @@ def change(session: Session, subject: Subject, row: Row, fields: NetworkFields) 
         port_security_enabled=fields.port_security,
         project=fields.project,
     )
+    if fields.external is False and row.external:
+        _check_no_gateway(session, subject, row)
     if session.update(row, **columns):
         session.touch(row)
         session.touched_ports.update(str(port.uuid) for port in session.ports(row))
 
 
+def _check_no_gateway(session: Session, subject: Subject, row: Row) -> None:
+    """Raise InputError if routers lead to the outside through a network; nobody else makes one do so meanwhile."""
+    users = [port_text(session, port) for port in session.ports(row) if port.device_owner == GATEWAY_OWNER]
+    floating_ips = session.referring("Floating_IP", "floating_network", row.uuid)
+    users += [f"floating ip {label(floating_ip)}" for floating_ip in floating_ips]
+    if users:
+        raise subject.error(f"external: it is in use by {enumerate_names(users)}: delete these first")
+    session.guard("Port", row)
+    session.guard_users("Floating_IP", "floating_network", row)
+
+
 def delete(session: Session, subject: Subject, row: Row) -> None:
     """Delete a network that nothing uses any more."""
     users = [f"subnet {label(subnet)}" for subnet in session.subnets(row)]
-    users += [f"port {label(port)}" for port in session.ports(row)]
+    users += [port_text(session, port) for port in session.ports(row)]
+    floating_ips = session.referring("Floating_IP", "floating_network", row.uuid)
+    users += [f"floating ip {label(floating_ip)}" for floating_ip in floating_ips]
     if users:
         raise subject.error(f"it is in use by {enumerate_names(users)}: delete these first")
     session.touch(row)

@@ -10,10 +10,24 @@ from __future__ import annotations
 import uuid
 from collections import defaultdict
 
-from agent.store import validate, validate_services, writer_groups, writer_members
+from agent.store import (
+    validate,
+    validate_services,
+    writer_floating_ips,
+    writer_forwardings,
+    writer_groups,
+    writer_legs,
+    writer_members,
+)
 from agent.store.document import PortFields, Unset, or_default
 from agent.store.validate import Subject
-from agent.store.writer_addresses import default_addresses, moved_addresses, set_addresses, wished_addresses
+from agent.store.writer_addresses import (
+    GATEWAY_OWNER,
+    default_addresses,
+    moved_addresses,
+    set_addresses,
+    wished_addresses,
+)
 from agent.store.writer_session import Column, Session, given_columns, keep_our_ids, refuse_changes
 from agent.store.writer_view import Row, label, scalar
 
@@ -62,6 +76,7 @@ def create(session: Session, subject: Subject, name: str, fields: PortFields, po
     )
     writer_members.note(session, row)
     set_addresses(session, subject, row, addresses)
+    _note_router(session, row)
     # A subnet with automatic addresses that comes meanwhile would not know this port.
     session.guard("Subnet", network)
     _touch(session, row)
@@ -82,6 +97,9 @@ def _check_mac(session: Session, subject: Subject, network: Row, mac: str) -> No
     if len(owners) > 1:
         others = ", ".join(sorted(label(port) for port in owners if label(port) != subject.name))
         raise subject.error(f"mac_address {mac} is in use on network {label(network)} by port {others}")
+    for row in session.referring("Floating_IP", "floating_network", network.uuid):
+        if scalar(row, "mac_address") == mac:
+            raise subject.error(f"mac_address {mac} is in use on network {label(network)} by floating ip {label(row)}")
 
 
 def _by_mac(ports: list[Row]) -> dict[str, list[Row]]:
@@ -112,6 +130,12 @@ def _groups(
     return writer_groups.of_port(session, subject, refs, project)
 
 
+def _note_router(session: Session, row: Row) -> None:
+    router = writer_legs.router_of(session, row)
+    if router is not None:
+        writer_legs.note(session, router)
+
+
 def _touch(session: Session, row: Row) -> None:
     session.touch(row.network)
     _touch_own(session, row)
@@ -135,6 +159,7 @@ def change(session: Session, subject: Subject, row: Row, fields: PortFields) -> 
         refuse_changes(subject, {"network": (fields.network, label(row.network))})
     before = row.host
     writer_members.note(session, row)
+    _note_router(session, row)
     changed = _change_addresses(session, subject, row, fields)
     secured = or_default(fields.port_security, row.port_security_enabled)
     columns: dict[str, Column] = {}
@@ -157,7 +182,12 @@ def change(session: Session, subject: Subject, row: Row, fields: PortFields) -> 
         device_id=fields.device_id,
         project=fields.project,
     )
-    changed = session.update(row, **columns) or changed
+    moved = session.update(row, **columns)
+    if changed or "host" in columns:
+        writer_floating_ips.follow(session, row)
+        writer_forwardings.follow(session, row)
+    changed = moved or changed
+    _note_router(session, row)
     for endpoint in row.endpoint:
         if session.update(endpoint, mac=row.mac_address, host=row.host):
             session.touch(row.network)  # the other hosts of the network see endpoints; nothing else of a port
@@ -213,8 +243,24 @@ def _change_addresses(session: Session, subject: Subject, row: Row, fields: Port
     return changed
 
 
-def delete(session: Session, _: Subject, row: Row) -> None:
-    """Delete a port; its endpoint and addresses go with it."""
+def delete(session: Session, subject: Subject, row: Row) -> None:
+    """Delete a port that is no router's own."""
+    router = writer_legs.router_of(session, row)
+    if router is None:
+        remove(session, row)
+        return
+    name = label(router)
+    if row.device_owner == GATEWAY_OWNER:
+        raise subject.error(f"it is the gateway of router {name}: hostplane router set {name} --no-external-network")
+    subnets = " ".join(sorted(label(subnet) for subnet in set(row.fixed_ips.values()))) or "SUBNET"
+    raise subject.error(f"it is an interface of router {name}: hostplane router remove-interface {name} {subnets}")
+
+
+def remove(session: Session, row: Row) -> None:
+    """Delete a port; endpoint, addresses and port forwardings go with it, floating IPs stand for nothing then."""
+    _note_router(session, row)
+    writer_forwardings.release(session, row)
+    writer_floating_ips.release(session, row)
     session.touch(row.network)
     session.touched_ports.add(str(row.uuid))
     _touch_left(session, row.host)

@@ -20,6 +20,13 @@ from agent.store.records import (
     SecurityGroupRuleRecord,
     SubnetRecord,
 )
+from agent.store.records_routers import (
+    AddressScopeRecord,
+    FloatingIpRecord,
+    PortForwardingRecord,
+    RouterRecord,
+    SubnetPoolRecord,
+)
 from agent.store.validate_rules import PORT_PROTOCOLS, protocol_name
 from agent.store.writer_view import Row, View, label, optional, scalar
 
@@ -31,6 +38,11 @@ Record = (
     | SecurityGroupRecord
     | AddressGroupRecord
     | MetadataServiceRecord
+    | RouterRecord
+    | FloatingIpRecord
+    | PortForwardingRecord
+    | SubnetPoolRecord
+    | AddressScopeRecord
 )
 
 
@@ -71,11 +83,17 @@ def subnet_record(_: View, row: Row) -> SubnetRecord:
         ipv6_address_mode=optional(row.ipv6_address_mode),
         ipv6_ra_mode=optional(row.ipv6_ra_mode),
         server_address=optional(row.server_address),
+        subnet_pool=_label(row.subnet_pool),
+        address_scope=_label(row.address_scope),
         dns=tuple(server for _, server in sorted(row.dns_nameservers.items())),
-        host_routes=tuple(_host_route(text) for text in sorted(row.host_routes, key=_first_of_route)),
+        host_routes=tuple(host_route(text) for text in sorted(row.host_routes, key=first_of_route)),
         project=row.project,
         external_ids=dict(row.external_ids),
     )
+
+
+def _label(rows: list[Row]) -> str | None:
+    return label(rows[0]) if rows else None
 
 
 def port_record(view: View, row: Row) -> PortRecord:
@@ -216,6 +234,7 @@ def host_record(view: View, row: Row) -> HostRecord:
         tunnel_address=optional(row.tunnel_address),
         encapsulations=tuple(sorted(row.encapsulations)),
         bridge_mappings=dict(row.bridge_mappings),
+        drain=row.drain,
         external_ids=dict(row.external_ids),
         version="" if status is None else status.version,
         applied_revision=None if status is None else status.applied_revision,
@@ -278,13 +297,16 @@ def address_order(address: str) -> tuple[int, int, str]:
     return value.version, int(value), ""
 
 
-def _host_route(text: str) -> HostRouteRecord:
+def host_route(text: str) -> HostRouteRecord:
+    """Return a route that is kept as ``DESTINATION NEXTHOP``."""
     destination, _, nexthop = text.partition(" ")
     return HostRouteRecord(destination, nexthop)
 
 
-def _first_of_route(text: str) -> tuple[int, int, int, str]:
-    return prefix_order(text.partition(" ")[0])
+def first_of_route(text: str) -> tuple[int, int, int, str, str]:
+    """Return the key that sorts routes: by destination."""
+    destination, _, nexthop = text.partition(" ")
+    return (*prefix_order(destination), nexthop)
 
 
 def _first_of_pool(pool: str) -> tuple[int, int, str]:

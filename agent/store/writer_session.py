@@ -28,6 +28,7 @@ R = TypeVar("R")
 
 _MANY_MACS = 64  # new ones in one transaction, for which looking at all others is worth the while
 SET_KEY = "hostplane-set"  # external_ids: which set of a declarative file made the object
+IMPLICIT_KEY = "hostplane-implicit"  # external_ids: what needs the object made it, and takes it away again
 
 
 def keep_our_ids(row: Row, ids: Mapping[str, str]) -> dict[str, str]:
@@ -76,7 +77,7 @@ class Session(View):
         self._contested: set[tuple[uuid.UUID, str]] = set()
         self._made: dict[Hashable, Any] = {}
         self._pools: dict[uuid.UUID, ipam.AddressPool] = {}
-        self._guarded: set[tuple[str, uuid.UUID]] = set()
+        self._guarded: set[tuple[str, str, uuid.UUID | str]] = set()
         self._checks: list[Callable[[], None]] = []
         self._last_writes: list[Callable[[], None]] = []
 
@@ -106,11 +107,12 @@ class Session(View):
     def update(self, row: Row, **columns: Column) -> bool:
         """Write the columns that differ; tell whether any did."""
         different = {column: value for column, value in columns.items() if _differs(getattr(row, column), value)}
-        if "name" in different:
+        searched = row.uuid not in self._hidden and self._is_searched(row._table.name, different)
+        if searched:
             self._remember(row, gone=True)
         for column, value in different.items():
             setattr(row, column, value)
-        if "name" in different:
+        if searched:
             self._remember(row, gone=False)
         self.changed = self.changed or bool(different)
         return bool(different)
@@ -175,13 +177,18 @@ class Session(View):
         For what no index can hold, as that prefixes must not overlap: another writer
         may add a row before we commit, and then this call is built again.
         """
-        if network._data is not None:  # else it is made in this transaction: nobody else knows it
-            self._guarded.add((table, network.uuid))
+        self.guard_users(table, "network", network)
+
+    def guard_users(self, table: str, column: str, row: Row) -> None:
+        """Let the transaction fail unless *column* of exactly those rows of *table* refers to *row* that we know."""
+        if row._data is not None:  # else it is made in this transaction: nobody else knows it
+            # That of a device, which may be a thing outside of the store, is a text.
+            self._guarded.add((table, column, str(row.uuid) if column == "device_id" else row.uuid))
 
     def _add_guards(self) -> None:
-        for table, network_id in sorted(self._guarded):
-            members = self.referring(table, "network", network_id)
-            self._wait_for(table, ["network", "==", ["uuid", str(network_id)]], members)
+        for table, column, target in sorted(self._guarded, key=str):
+            value = target if isinstance(target, str) else ["uuid", str(target)]
+            self._wait_for(table, [column, "includes", value], self.referring(table, column, target))
 
     def guard_unused(self, table: str, column: str, row: Row) -> None:
         """Let the transaction fail if another writer has made a row of *table* refer to *row* in a set column."""

@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+import ipaddress
 import uuid
 
-from agent.store import ipam, validate, validate_services, writer_servers
+from agent.store import ipam, validate, validate_services, writer_pools, writer_servers
 from agent.store.document import SubnetFields, Unset, or_default
 from agent.store.ipam import IPAddress, IPNetwork
 from agent.store.validate import Subject
-from agent.store.writer_addresses import is_automatic, set_addresses
+from agent.store.writer_addresses import INTERFACE_OWNER, is_automatic, port_text, set_addresses
 from agent.store.writer_session import Column, Session, given_columns, keep_our_ids, refuse_changes
 from agent.store.writer_view import Row, enumerate_names, label, optional
 
@@ -22,10 +23,8 @@ def create(session: Session, subject: Subject, name: str, fields: SubnetFields, 
     """
     if isinstance(fields.network, Unset):
         raise subject.error("network is required")
-    if isinstance(fields.cidr, Unset):
-        raise subject.error("cidr is required")
     network = session.find("network", fields.network, subject)
-    cidr = validate.cidr(subject, fields.cidr)
+    pool, cidr = _prefix(session, subject, fields)
     _refuse_overlap(session, subject, network, cidr)
     if cidr.version == 6 and network.mtu < validate.MIN_IPV6_MTU:
         raise subject.error(f"network {label(network)} has mtu {network.mtu}, IPv6 needs {validate.MIN_IPV6_MTU}")
@@ -48,17 +47,33 @@ def create(session: Session, subject: Subject, name: str, fields: SubnetFields, 
         ipv6_ra_mode=[] if ra_mode is None else [ra_mode],
         server_address=[],
         server_allocation=[],
+        subnet_pool=[] if pool is None else [pool],
+        address_scope=[] if pool is None else list(pool.address_scope),
         dns_nameservers=validate_services.dns_servers(subject, or_default(fields.dns, ())),
         host_routes=validate_services.host_routes(subject, or_default(fields.host_routes, ()), cidr.version),
         project=or_default(fields.project, ""),
         external_ids=validate.external_ids(subject, or_default(fields.external_ids, {})),
     )
     session.guard("Subnet", network)
+    session.check_later(lambda: writer_pools.check_alike(session, subject, row))
     session.touch(network)
     if is_automatic(row):
         _give_to_ports(session, network, row, cidr)
     writer_servers.settle(session, subject, row, fields.server_address)
     return row
+
+
+def _prefix(session: Session, subject: Subject, fields: SubnetFields) -> tuple[Row | None, IPNetwork]:
+    """Return the pool that a new subnet is taken from, if any, and its prefix."""
+    cidr = None if isinstance(fields.cidr, Unset) else validate.cidr(subject, fields.cidr)
+    if not isinstance(fields.subnet_pool, Unset):
+        pool = session.find("subnet_pool", fields.subnet_pool, subject)
+        return pool, writer_pools.take(session, subject, pool, cidr, fields.prefixlen)
+    if cidr is None:
+        raise subject.error("cidr is required, or a subnet_pool to take one from")
+    if not isinstance(fields.prefixlen, Unset) and fields.prefixlen != cidr.prefixlen:
+        raise subject.error(f"prefixlen {fields.prefixlen} contradicts cidr {cidr}")
+    return None, cidr
 
 
 def _refuse_overlap(session: Session, subject: Subject, network: Row, cidr: IPNetwork) -> None:
@@ -116,6 +131,11 @@ def change(session: Session, subject: Subject, row: Row, fields: SubnetFields) -
         refuse_changes(subject, {"network": (fields.network, label(row.network))})
     if not isinstance(fields.cidr, Unset):
         refuse_changes(subject, {"cidr": (str(validate.cidr(subject, fields.cidr)), row.cidr)})
+    if not isinstance(fields.subnet_pool, Unset):
+        pool, present = session.find("subnet_pool", fields.subnet_pool, subject), optional(row.subnet_pool)
+        if pool != present:
+            refuse_changes(subject, {"subnet_pool": (label(pool), None if present is None else label(present))})
+    refuse_changes(subject, {"prefixlen": (fields.prefixlen, cidr.prefixlen)})
     address_mode, ra_mode = _modes(subject, fields, cidr, row)
     refuse_changes(
         subject,
@@ -126,6 +146,8 @@ def change(session: Session, subject: Subject, row: Row, fields: SubnetFields) -
     )
     old = _gateway(subject, SubnetFields(), cidr, row)
     gateway = _gateway(subject, fields, cidr, row)
+    if gateway != old:
+        _refuse_routers_gateway(session, subject, row, old)
     pools: tuple[str, ...] = tuple(row.allocation_pools)
     if not isinstance(fields.allocation_pools, Unset):
         pools = fields.allocation_pools
@@ -150,16 +172,33 @@ def change(session: Session, subject: Subject, row: Row, fields: SubnetFields) -
         session.touch(row.network)
 
 
+def _refuse_routers_gateway(session: Session, subject: Subject, row: Row, gateway: IPAddress | None) -> None:
+    """Raise InputError if the gateway that is to be another one is a router's address, as in Neutron."""
+    for port in session.ports(row.network):
+        if str(gateway) in port.fixed_ips and port.device_owner == INTERFACE_OWNER:
+            raise subject.error(f"gateway {gateway} is an address of {port_text(session, port)}: take that away first")
+
+
 def delete(session: Session, subject: Subject, row: Row) -> None:
     """Delete a subnet from which no port has a chosen address; automatic ones are taken from their ports."""
     users = [port for port in session.ports(row.network) if row in port.fixed_ips.values()]
-    if users and not is_automatic(row):
+    routers = [port for port in users if port.device_owner.startswith("network:router")]
+    held = routers if is_automatic(row) else users
+    if held:
         raise subject.error(
-            f"it is in use by {enumerate_names(f'port {label(port)}' for port in users)}: "
+            f"it is in use by {enumerate_names(port_text(session, port) for port in held)}: "
             "delete these or give them other addresses first"
         )
     for port in users:
         left = {address: subnet for address, subnet in port.fixed_ips.items() if subnet != row}
         set_addresses(session, Subject("port", label(port)), port, left)
+    outer = row.network.external and [
+        floating_ip
+        for floating_ip in session.referring("Floating_IP", "floating_network", row.network.uuid)
+        if ipaddress.ip_address(floating_ip.floating_ip_address) in ipam.network(row.cidr)
+    ]
+    if outer:
+        named = enumerate_names(f"floating ip {label(floating_ip)}" for floating_ip in outer)
+        raise subject.error(f"it is in use by {named}: delete these first")
     session.touch(row.network)
     session.delete(row, *row.server_allocation)

@@ -12,6 +12,7 @@ from ovs.db import idl as ovs_idl
 
 from agent.core.errors import InputError
 from agent.store.validate import Subject, is_uuid, words
+from agent.store.validate_rules import protocol_name
 
 Row: TypeAlias = ovs_idl.Row
 
@@ -22,13 +23,22 @@ TABLES: Mapping[str, str] = {
     "host": "Host",
     "security_group": "Security_Group",
     "address_group": "Address_Group",
+    "router": "Router",
+    "floating_ip": "Floating_IP",
+    "port_forwarding": "Port_Forwarding",
+    "subnet_pool": "Subnet_Pool",
+    "address_scope": "Address_Scope",
 }
-# Columns by whose reference rows are searched; none of them changes while a row lives.
+# Columns of at most one value by which rows are searched.
 _REFERENCES: Mapping[str, tuple[str, ...]] = {
-    "Subnet": ("network",),
-    "Port": ("network",),
+    "Subnet": ("network", "subnet_pool", "address_scope"),
+    "Port": ("network", "device_id"),
     "Security_Group_Rule": ("group", "remote_group", "remote_address_group"),
+    "Floating_IP": ("floating_network", "router", "port"),
+    "Port_Forwarding": ("router", "floating_ip", "port"),
+    "Subnet_Pool": ("address_scope",),
 }
+_FORWARDING_NAME = ("external_ip_address", "external_port_min", "external_port_max", "protocol")
 DEFAULT_GROUP = "default"  # the name of the security group that each project has
 _NAMES_SHOWN = 10
 
@@ -67,9 +77,25 @@ def enumerate_names(names: Iterable[str]) -> str:
     return ", ".join(ordered[:_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
+def name_of(row: Row) -> str:
+    """Return what an object is called: a floating IP by its address, a port forwarding by what it takes of one."""
+    table = row._table.name
+    if table == "Floating_IP":
+        return str(scalar(row, "floating_ip_address"))
+    if table == "Port_Forwarding":
+        return forwarding_name(*(scalar(row, column) for column in _FORWARDING_NAME))
+    return str(scalar(row, "name"))
+
+
+def forwarding_name(address: str, first: int, last: int, protocol: int) -> str:
+    """Return ``ADDRESS:PORT/PROTOCOL`` or ``ADDRESS:FIRST-LAST/PROTOCOL``, what a port forwarding is called."""
+    ports = str(first) if first == last else f"{first}-{last}"
+    return f"{address}:{ports}/{protocol_name(protocol)}"
+
+
 def label(row: Row) -> str:
     """Return how people call an object: its name, or its id if it has none."""
-    return row.name or str(row.uuid)
+    return name_of(row) or str(row.uuid)
 
 
 class View:
@@ -78,7 +104,7 @@ class View:
     def __init__(self, tables: Mapping[str, Any]) -> None:
         self.tables = tables
         self._names: dict[str, dict[str, dict[uuid.UUID, Row]]] = {}
-        self._referring: dict[tuple[str, str], dict[uuid.UUID, dict[uuid.UUID, Row]]] = {}
+        self._referring: dict[tuple[str, str], dict[uuid.UUID | str, dict[uuid.UUID, Row]]] = {}
         self._port_status: dict[tuple[str, str], Row] | None = None
 
     def rows(self, table: str) -> list[Row]:
@@ -102,7 +128,7 @@ class View:
         if kind not in self._names:
             found: dict[str, dict[uuid.UUID, Row]] = defaultdict(dict)
             for row in self._visible(TABLES[kind]):
-                found[scalar(row, "name")][row.uuid] = row
+                found[name_of(row)][row.uuid] = row
             self._names[kind] = found
         return self._names[kind]
 
@@ -158,17 +184,21 @@ class View:
         """Return the rules of a security group."""
         return self.referring("Security_Group_Rule", "group", group.uuid)
 
-    def referring(self, table: str, column: str, target: uuid.UUID) -> list[Row]:
-        """Return the rows of *table* whose *column* refers to *target*."""
+    def referring(self, table: str, column: str, target: uuid.UUID | str) -> list[Row]:
+        """Return the rows of *table* whose *column* refers to *target* (an id, or a text)."""
         key = (table, column)
         if key not in self._referring:
-            found: dict[uuid.UUID, dict[uuid.UUID, Row]] = defaultdict(dict)
+            found: dict[uuid.UUID | str, dict[uuid.UUID, Row]] = defaultdict(dict)
             for row in self._visible(table):
                 target_id = scalar(row, column)
                 if target_id is not None:
                     found[target_id][row.uuid] = row
             self._referring[key] = found
         return list(self._referring[key].get(target, {}).values())
+
+    def router_status(self, router_id: str) -> list[Row]:
+        """Return what hosts say of a router."""
+        return [row for row in self.rows("Router_Status") if scalar(row, "router") == router_id]
 
     def port_status(self, port_id: str, host: str) -> Row | None:
         """Return what *host* says of the port; a status of another host than the port's does not count."""
@@ -192,13 +222,18 @@ class View:
         row = self.global_row
         return {} if row is None else row.options
 
+    @staticmethod
+    def _is_searched(table: str, columns: Iterable[str]) -> bool:
+        """Tell whether rows of *table* are searched by any of *columns*."""
+        return not {"name", *_REFERENCES.get(table, ())}.isdisjoint(columns)
+
     def _remember(self, row: Row, gone: bool) -> None:
         """Keep the searches that were made true after a row came or went."""
         table = row._table.name
         kind = next((kind for kind, name in TABLES.items() if name == table), None)
         searches: list[tuple[dict[Any, dict[uuid.UUID, Row]] | None, Any]] = []
         if kind is not None:
-            searches.append((self._names.get(kind), row.name))
+            searches.append((self._names.get(kind), name_of(row)))
         columns = _REFERENCES.get(table, ())
         searches += [(self._referring.get((table, column)), scalar(row, column)) for column in columns]
         for found, key in searches:

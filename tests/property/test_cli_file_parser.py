@@ -3,11 +3,15 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
+
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.cli.fields import METADATA_SERVICE, NOUNS, RULE_FIELDS, Kind
+from agent.cli.fields import METADATA_SERVICE, RULE_FIELDS, Kind
+from agent.cli.nouns import NOUNS
+from agent.cli.router_fields import PORT_FORWARDING, ROUTER
 from agent.cli.yaml_file import parse_file
 from agent.core.errors import InputError
 from agent.core.port_metadata import KEYS
@@ -54,12 +58,19 @@ VALUES = {
     Kind.FIXED_IPS: st.lists(
         st.one_of(TEXT, st.fixed_dictionaries({"subnet": TEXT}, optional={"address": TEXT})), max_size=3
     ),
+    Kind.INTERFACES: st.lists(st.one_of(TEXT, st.fixed_dictionaries({"subnet": TEXT, "address": TEXT})), max_size=3),
 }
+GATEWAY = st.fixed_dictionaries(
+    {"network": TEXT}, optional={"hosts": VALUES[Kind.TEXTS], "fixed_ips": VALUES[Kind.FIXED_IPS]}
+)
 
 
-def fields_of(fields):
-    choices = {f.name: st.one_of(VALUES[f.kind], *([st.none()] if f.nullable else [])) for f in fields}
-    return st.fixed_dictionaries({}, optional=choices)
+def fields_of(fields, together=MappingProxyType({})):
+    apart = {name for names in together.values() for name in names.values()}
+    choices = {
+        f.name: st.one_of(VALUES[f.kind], *([st.none()] if f.nullable else [])) for f in fields if f.name not in apart
+    }
+    return st.fixed_dictionaries({}, optional={**choices, **dict.fromkeys(together, st.none() | GATEWAY)})
 
 
 # Of a rule, what is none and what is not given are the same.
@@ -70,7 +81,16 @@ VALUES[Kind.RULES] = st.lists(RULES, max_size=3)
 FILES = st.fixed_dictionaries(
     {},
     optional={
-        **{noun.section: st.dictionaries(TEXT, fields_of(noun.fields), max_size=3) for noun in NOUNS.values()},
+        **{
+            noun.section: st.dictionaries(TEXT, fields_of(noun.fields, noun.together), max_size=3)
+            for noun in NOUNS.values()
+        },
+        PORT_FORWARDING.section: st.lists(
+            st.tuples(st.fixed_dictionaries({"external": TEXT}), fields_of(PORT_FORWARDING.fields)).map(
+                lambda parts: parts[0] | parts[1]
+            ),
+            max_size=3,
+        ),
         METADATA_SERVICE.section: fields_of(METADATA_SERVICE.fields),
     },
 )
@@ -82,6 +102,12 @@ def written_back(entry) -> dict[str, object]:
         values[name] = [plain(item) for item in value] if isinstance(value, tuple) else value
         if name == "metadata" and isinstance(value, dict):
             values[name] = metadata_form.structured(value)
+        if name == "interfaces":
+            values[name] = [item["subnet"] if len(item) == 1 else item for item in values[name]]
+    if isinstance(entry.fields, document.RouterFields) and "external_network" in values:
+        names = ROUTER.together["gateway"]
+        parts = {name: values.pop(field) for name, field in names.items() if field in values}
+        values["gateway"] = None if parts["network"] is None else parts
     return values
 
 
@@ -104,6 +130,8 @@ def test_what_another_yaml_writer_wrote_is_read_as_it_was_meant(content, flow: b
     parsed = parse_file(text.encode(), "f.yaml")
     service = content.pop(METADATA_SERVICE.section, None)
     assert (parsed.metadata_service and written_back(parsed.metadata_service)) == service
+    forwardings = content.pop(PORT_FORWARDING.section, [])
+    assert [{"external": e.name, **written_back(e)} for e in parsed.port_forwardings] == forwardings
     for section, objects in content.items():
         assert {entry.name: written_back(entry) for entry in getattr(parsed, section)} == objects
 
@@ -120,4 +148,6 @@ def test_lines_point_at_the_object(content) -> None:
             continue
         for entry in found:
             name = yaml.safe_load(lines[entry.line - 1].strip())
+            if isinstance(name, list):  # an item of a list says in its first line what it is called
+                name = name[0]["external"]
             assert entry.name in (name if isinstance(name, dict) else [name])

@@ -11,14 +11,16 @@ import pytest
 
 from agent.cli.apply import read_document
 from agent.cli.field_options import add_field_options, given_fields
-from agent.cli.fields import METADATA_SERVICE, NETWORK, NOUNS, PORT, RULE_FIELDS, SECTIONS, SECURITY_GROUP, SUBNET
+from agent.cli.fields import METADATA_SERVICE, NETWORK, PORT, RULE_FIELDS, SECURITY_GROUP, SUBNET
+from agent.cli.nouns import NOUNS, SECTIONS
+from agent.cli.router_fields import PORT_FORWARDING
 from agent.core.errors import InputError
 from agent.store.document import Document, FixedIpRequest, HostRoute, RuleFields, given
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
-ALL_NOUNS = (*NOUNS.values(), METADATA_SERVICE)
+ALL_NOUNS = (*NOUNS.values(), METADATA_SERVICE, PORT_FORWARDING)
 
 
 @pytest.mark.parametrize("noun", ALL_NOUNS, ids=lambda noun: noun.name)

@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``hostplane port-forwarding``; forwardings are called by what they take: ``203.0.113.11:2222/tcp``."""
+
+from __future__ import annotations
+
+import argparse
+
+from agent.cli.objects import Filter, Verbs, plain
+from agent.cli.output import Row
+from agent.cli.router_fields import PORT_FORWARDING
+from agent.store.document import PortForwardingFields
+from agent.store.records_routers import PortForwardingRecord
+from agent.store.writer import Writer
+
+
+def _shown(record: PortForwardingRecord) -> Row:
+    row = dict(plain(record))
+    for name in ("port", "router"):
+        row[name] = row.pop(f"{name}_name") or row[name]
+    return row
+
+
+VERBS: Verbs[PortForwardingFields, PortForwardingRecord] = Verbs(
+    noun=PORT_FORWARDING,
+    list_all=Writer.list_port_forwardings,
+    get=Writer.get_port_forwarding,
+    create=lambda writer, name, fields: writer.create_port_forwarding(name, fields),
+    change=lambda writer, ref, fields, _: writer.set_port_forwarding(ref, fields),
+    delete=Writer.delete_port_forwarding,
+    shown=_shown,
+    filters=(
+        Filter(
+            "router",
+            "only those of this router (name or id)",
+            lambda record, value: value in (record.router, record.router_name),
+        ),
+        Filter(
+            "port",
+            "only those to this port (name or id)",
+            lambda record, value: value in (record.port, record.port_name),
+        ),
+    ),
+    renamable=False,
+    called="what is forwarded: ADDRESS:PORT or ADDRESS:FIRST-LAST",
+)
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the verbs."""
+    VERBS.configure(parser)
