@@ -15,8 +15,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from agent.core.errors import AgentError
-from agent.core.model import PortId
-from agent.core.report import PortState
+from agent.core.model import PortId, RouterId
+from agent.core.report import PortState, RouterState
 from agent.store.status_writer import StatusWriter
 
 LOG = logging.getLogger(__name__)
@@ -29,11 +29,12 @@ RETRY = 1.0  # seconds after a write that failed
 
 @dataclass(frozen=True, slots=True)
 class HostReport:
-    """What is to be said: all ports of this host, and the revision in place."""
+    """What is to be said: all ports of this host, routers that it may be the gateway of, and the revision in place."""
 
     ports: Mapping[PortId, PortState] = field(default_factory=dict)
     generation: str = ""
     applied_revision: int = 0
+    routers: Mapping[RouterId, RouterState] = field(default_factory=dict)
 
 
 class StatusReporter:
@@ -86,7 +87,9 @@ class StatusReporter:
         self._sent = self._report
         self._due = now + HEARTBEAT
         report = self._sent
-        self._writing = self._writer.report(report.ports, report.generation, report.applied_revision, self._now())
+        self._writing = self._writer.report(
+            report.ports, report.generation, report.applied_revision, self._now(), report.routers
+        )
         self._writing.add_done_callback(lambda _: on_written())
 
     def _end_write(self, now: float) -> None:

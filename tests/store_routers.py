@@ -52,8 +52,14 @@ class RouterStore:
     def close(self) -> None:
         self._socket.close()
 
-    def transact(self, *operations: Operation) -> None:
-        """Run *operations* in one transaction."""
+    def select(self, table: str, *columns: str) -> list[Operation]:
+        """Return these columns of all rows."""
+        (rows,) = self.transact({"op": "select", "table": table, "where": [], "columns": list(columns)})
+        found: list[Operation] = rows["rows"]
+        return found
+
+    def transact(self, *operations: Operation) -> list[Operation]:
+        """Run *operations* in one transaction, and return the result of each."""
         request = {"method": "transact", "params": ["Hostplane", *operations], "id": 1}
         self._socket.sendall(json.dumps(request).encode())
         received = b""
@@ -65,7 +71,9 @@ class RouterStore:
             except ValueError:
                 continue
         assert reply["error"] is None, reply
-        assert not [result for result in reply["result"] if result and "error" in result], reply
+        results: list[Operation] = reply["result"]
+        assert not [result for result in results if result and "error" in result], reply
+        return results
 
     def commit(self) -> None:
         """Write what was said since the last time."""

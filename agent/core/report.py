@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from agent.core.errors import Problem
-from agent.core.model import HostName, NetworkId, PortId
+from agent.core.model import HostName, NetworkId, PortId, RouterId
 from agent.core.plan import ItemRef
 
 
@@ -99,8 +99,21 @@ class PortState:
 
 
 @dataclass(frozen=True, slots=True)
+class RouterState:
+    """A router that this host is a gateway host of: whether its gateway works here, why not, since when (Unix seconds).
+
+    One that is active has a ``reason`` if not all of it works.
+    """
+
+    id: RouterId
+    active: bool
+    reason: str
+    since: float
+
+
+@dataclass(frozen=True, slots=True)
 class HoldState:
-    """A new desired state that is held because it would take away too much at once."""
+    """A new desired state that is held because it would take away too many ports or routers at once."""
 
     since: float
     revision: int

@@ -8,7 +8,17 @@ from dataclasses import replace
 import pytest
 
 from agent.core.inputs import OFFLINE_AFTER, HoldLimits, SnapshotChooser
-from agent.core.model import HostName, HostSnapshot, PluggedInterface, Port, PortId, SwitchView
+from agent.core.model import (
+    HostName,
+    HostSnapshot,
+    PluggedInterface,
+    Port,
+    PortId,
+    Router,
+    RouterId,
+    RouterInterface,
+    SwitchView,
+)
 from agent.core.snapshot_file import SnapshotFile
 
 HOST = HostName("host1")
@@ -96,6 +106,59 @@ def test_another_database_that_knows_none_of_the_ports_is_held_however_few_they_
     assert choice.hold is not None
     restored = replace(snapshot(2), generation="other")
     assert choice.choose(restored, plugged(2), 0.0, 0.0) is restored
+
+
+def with_routers(base: HostSnapshot, count: int, *gateway_hosts: HostName) -> HostSnapshot:
+    """Return *base* with routers that each have one interface, on the network of all ports."""
+    routers = {}
+    for key in map(RouterId, map(str, range(count))):
+        leg = RouterInterface(PortId(f"leg{key}"), "n", "fa:16:3e:00:00:02", ())  # type: ignore[arg-type]
+        routers[key] = Router(key, key, gateway_hosts=gateway_hosts, interfaces=(leg,))
+    return replace(base, routers=routers)
+
+
+def legs(count: int, ports: int = 0) -> SwitchView:
+    return replace(plugged(ports), ofports={f"hpr-leg{number}": number for number in range(count)})
+
+
+@pytest.mark.parametrize(
+    ("after", "in_place", "held"),
+    [
+        (0, 10, True),
+        (4, 10, True),
+        (5, 10, False),  # half is not more than half
+        (7, 10, False),
+        (0, 3, False),  # most of them have no leg: they never lived here
+    ],
+)
+def test_a_gateway_host_that_would_lose_its_routers_holds_them(file, after, in_place, held):
+    choice = chooser(file)
+    first = with_routers(snapshot(0), 10, HostName("other"), HOST)
+    second = with_routers(snapshot(0, revision=2), after, HostName("other"), HOST)
+    choice.choose(first, legs(in_place), 0.0, 0.0)
+    assert choice.choose(second, legs(in_place), 0.0, 0.0) is (first if held else second)
+    if choice.hold is not None:
+        assert f"{10 - after} of the 10 routers here" in choice.hold.text
+        assert "ports" not in choice.hold.text
+    choice.release(second)
+    assert choice.choose(second, legs(in_place), 0.0, 0.0) is second
+
+
+def test_routers_that_vanish_under_the_ports_of_a_host_are_held_and_those_that_leave_with_them_are_not(file):
+    choice = chooser(file)
+    first = with_routers(snapshot(3), 6, HostName("other"))
+    choice.choose(first, legs(6, ports=3), 0.0, 0.0)
+    assert choice.choose(snapshot(3, revision=2), legs(6, ports=3), 0.0, 0.0) is first
+    evacuated = snapshot(0, revision=3)
+    assert choice.choose(evacuated, legs(6, ports=3), 0.0, 0.0) is evacuated
+
+
+def test_routers_that_get_other_gateway_hosts_are_handed_over(file):
+    """To hold them here would be to have two gateways that are active."""
+    choice = chooser(file)
+    choice.choose(with_routers(snapshot(3), 6, HOST), legs(6, ports=3), 0.0, 0.0)
+    elsewhere = with_routers(snapshot(3, revision=2), 6, HostName("other"))
+    assert choice.choose(elsewhere, legs(6, ports=3), 0.0, 0.0) is elsewhere
 
 
 def test_a_restart_does_not_release_a_hold(file):

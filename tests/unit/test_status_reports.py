@@ -22,7 +22,7 @@ class SlowStore:
     def __init__(self) -> None:
         self.writes: list[tuple[int, Future[None]]] = []
 
-    def report(self, ports, generation, applied_revision, now):
+    def report(self, ports, generation, applied_revision, now, routers):
         self.writes.append((applied_revision, Future()))
         return self.writes[-1][1]
 

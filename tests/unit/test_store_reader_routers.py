@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 
 from agent.core.errors import Actor
-from agent.core.model import HostName, HostSnapshot, Router, RouterId
+from agent.core.model import Host, HostName, HostSnapshot, NetworkType, Router, RouterId
+from agent.core.report import RouterState
 from agent.store import conditions
+from agent.store.status_writer import StatusWriter
 from tests.servers import StoreServer
-from tests.store_routers import Followed, RouterStore, ref, refs, some, text_map
+from tests.store_routers import DEADLINE, Followed, RouterStore, ref, refs, some, text_map
 
 PUBLIC = "203.0.113."
 
@@ -448,3 +450,48 @@ def test_after_many_changes_the_snapshot_is_that_of_a_fresh_reader(store, follow
         fresh = follow(host).at(store.revision)
         assert seen.at(store.revision) == fresh
         assert fresh.routers
+
+
+def test_the_status_of_gateways_is_written_and_goes_with_them(store, follow):
+    edge = Edge(store)
+    router, other = RouterId(edge.id), RouterId("gone")
+    following = follow("gw1")
+    snapshot = following.at(store.revision)
+    status = StatusWriter(following.reader, HostName("gw1"))
+    neighbor = StatusWriter(follow("gw2").reader, HostName("gw2"))
+
+    def rows() -> list[tuple[str, str, bool, str, int]]:
+        found = store.select("Router_Status", "router", "host", "active", "reason", "since")
+        return sorted((row["router"], row["host"], row["active"], row["reason"], row["since"]) for row in found)
+
+    def report(writer: StatusWriter, *states: RouterState) -> None:
+        said = {state.id: state for state in states}
+        writer.report({}, snapshot.generation, 1, 5.0, said).result(DEADLINE)
+
+    report(neighbor, RouterState(router, False, "gw1 is before it", 7.5))
+    report(status, RouterState(router, True, "", 6.5), RouterState(other, True, "", 6.5))
+    assert rows() == sorted([
+        (router, "gw1", True, "", 6500),
+        (other, "gw1", True, "", 6500),
+        (router, "gw2", False, "gw1 is before it", 7500),
+    ])  # fmt: skip
+    report(status, RouterState(router, True, "", 9.5))
+    assert (router, "gw1", True, "", 6500) in rows()  # nothing new: since then
+    report(status, RouterState(router, False, "drained", 9.5))
+    assert rows() == [(router, "gw1", False, "drained", 9500), (router, "gw2", False, "gw1 is before it", 7500)]
+
+
+def test_a_host_that_announces_itself_goes_on_being_drained(store, follow):
+    following = follow("gw1")
+    status = StatusWriter(following.reader, HostName("gw1"))
+    announced = Host(HostName("gw1"), "192.0.2.1", frozenset({NetworkType.VXLAN}), {"external": "br-ex"})
+    status.announce(announced).result(DEADLINE)
+    snapshot = following.until(lambda s: s.hosts)
+    assert not snapshot.hosts[announced.name].drain
+    (row,) = store.select("Host", "_uuid")
+    store.update("Host", row["_uuid"][1], drain=True)
+    store.commit()
+    assert following.until(lambda s: s.hosts[announced.name].drain)
+    status.announce(replace(announced, bridge_mappings={"external": "br-new"})).result(DEADLINE)
+    snapshot = following.until(lambda s: s.hosts[announced.name].bridge_mappings["external"] == "br-new")
+    assert snapshot.hosts[announced.name].drain
