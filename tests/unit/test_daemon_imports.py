@@ -29,7 +29,7 @@ def test_eventlet_is_there_to_be_imported():
     assert "eventlet" in loaded("import ovs.poller"), "without it installed the next test would show nothing"
 
 
-@pytest.mark.parametrize("module", ["eventlet", "greenlet", "scapy", "asyncio", "multiprocessing"])
+@pytest.mark.parametrize("module", ["eventlet", "greenlet", "h11", "scapy", "pyroute2", "asyncio", "multiprocessing"])
 def test_the_daemon_does_not_hold(daemon, module):
     assert module not in daemon
 

@@ -107,7 +107,7 @@ def test_first_writers_make_one_generation(writers: list[Writer], now: Callable[
 def test_ports_and_networks_of_many_writers_are_all_there_and_all_different(
     writers: list[Writer], now: Callable[[], Writer]
 ) -> None:
-    each = 12
+    each = 6
     writers[0].create_network("blue", NetworkFields(type="vxlan"))
     writers[0].create_subnet("blue4", SubnetFields(network="blue", cidr="10.0.0.0/24"))
     before = writers[0].revision()[1]
@@ -254,7 +254,7 @@ def test_every_port_has_an_address_of_an_automatic_subnet_that_came_meanwhile(
         if number == 0:
             writer.create_subnet("blue6", SubnetFields(network="blue", cidr="2001:db8::/64", ipv6_mode="slaac"))
         else:
-            for i in range(8):
+            for i in range(5):
                 writer.create_port(f"vm-{number}-{i}", PortFields(network="blue"))
 
     assert at_once(writers, work) == []
@@ -264,25 +264,26 @@ def test_every_port_has_an_address_of_an_automatic_subnet_that_came_meanwhile(
 def test_writers_in_processes_of_their_own_and_threads_that_share_one(
     server: StoreServer, now: Callable[[], Writer]
 ) -> None:
+    each, mine = 8, 30
     with Writer.connect([server.address], timeout=60) as writer:
         writer.create_network("blue", NetworkFields(type="vxlan"))
         writer.create_subnet("blue4", SubnetFields(network="blue", cidr="10.0.0.0/22"))
         argv = [sys.executable, "-c", PROCESS, server.address]
-        processes = [subprocess.Popen([*argv, str(who), "15"]) for who in range(3)]
+        processes = [subprocess.Popen([*argv, str(who), str(each)]) for who in range(3)]
         with ThreadPoolExecutor(4) as pool:
-            jobs = [pool.submit(writer.create_port, f"here-{i}", PortFields(network="blue")) for i in range(40)]
-            assert len({job.result(60).revision for job in jobs}) == 40
+            jobs = [pool.submit(writer.create_port, f"here-{i}", PortFields(network="blue")) for i in range(mine)]
+            assert len({job.result(60).revision for job in jobs}) == mine
         assert [process.wait(60) for process in processes] == [0, 0, 0]
     present = now()
-    assert present.revision()[1] == 2 + 3 * 2 * 15 + 40
-    assert len({port.fixed_ips[0].address for port in present.list_ports()}) == 3 * 15 + 40
+    assert present.revision()[1] == 2 + 3 * 2 * each + mine
+    assert len({port.fixed_ips[0].address for port in present.list_ports()}) == 3 * each + mine
     assert_consistent(present)
 
 
 def test_no_member_is_lost_while_many_write_ports_of_one_group(
     writers: list[Writer], now: Callable[[], Writer]
 ) -> None:
-    each = 8
+    each = 4
     writers[0].create_network("blue", NetworkFields(type="vxlan"))
     writers[0].create_subnet("blue4", SubnetFields(network="blue", cidr="10.0.0.0/24"))
 
