@@ -5,7 +5,8 @@ What is said on it is ``agent.metadata.connection``'s.
 
 What the client has not taken yet is never left to the kernel: it would go on sending it
 for minutes, to whoever has the alias by then.  So a connection stays open until all is
-taken, and one that ends earlier, with this process too, is reset.
+taken, and one that ends earlier, with this process too, is reset.  So is one whose alias
+is lost: nobody is there to acknowledge its end, which would be sent again and again.
 """
 
 from __future__ import annotations
@@ -81,6 +82,7 @@ class Client:
         self._until = time.monotonic() + self._patience  # what is awaited must have come by then
         self._is_asking = True  # who has just connected is about to
         self._held = 0  # octets of a request that is not whole
+        self._is_lost = False  # nobody is at the other end any more
         wire.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         wire.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, WINDOW)
         wire.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, WINDOW)
@@ -99,6 +101,10 @@ class Client:
         """Make the next answer the last."""
         self._talk.finish()
 
+    def lose(self) -> None:
+        """Have it reset when it ends."""
+        self._is_lost = True
+
     def run(self) -> None:
         """Serve until either side ends it."""
         try:
@@ -110,7 +116,7 @@ class Client:
     def close(self) -> None:
         """Close the socket; what is in it, unread or not taken, resets it."""
         self._let_go()
-        if self._is_taken():
+        if not self._is_lost and self._is_taken():
             self._wire.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _IN_ORDER)
         self._wire.close()
 

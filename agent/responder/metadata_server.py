@@ -72,11 +72,12 @@ class MetadataServer:
             flood.clear()
 
     def close_alias(self, key: str, alias: bytes) -> None:
-        """End all connections of a port from *alias*; they are closed when this returns."""
+        """End all connections of a port from *alias*; nothing is left of them, nor in the kernel, when this returns."""
         for version in (4, 6):
             ledger = self._ledgers.get((key, version))
             for client in list(ledger.clients) if ledger is not None else ():
                 if client.alias == alias:
+                    client.lose()
                     self._end(client)
 
     def connections_of(self, key: str) -> int:

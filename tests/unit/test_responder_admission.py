@@ -115,6 +115,13 @@ def ask_slowly(*headers):
     green.sleep(0.1)
     return opened
 
+def take_all(opened):
+    opened.send(b"GET /latest/user-data HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n")
+    found = b""
+    while len(found) < 600_000:
+        found += green.recv(opened, 1 << 20, 5)
+    return found
+
 def take(opened, most):
     octets = 0
     try:
@@ -135,6 +142,19 @@ knowledge.delete("metadata a")
 print(server.open, take(slow, 600_000))
 """
     ) == ["0 reset"]
+
+
+def test_of_a_connection_whose_alias_is_lost_nothing_stays_in_the_kernel():
+    """In order it would end with a FIN, which is sent for minutes to whoever has the alias by then."""
+    assert run(
+        SLOW
+        + """
+idle, full = connect("a", 1), connect("a", 2)
+print(len(take_all(idle)) > 100_000)
+knowledge.delete("metadata a")
+print(server.open, take(idle, 1), take(full, 1))
+"""
+    ) == ["True", "0 reset reset"]
 
 
 def test_a_connection_is_counted_until_its_answer_is_taken_and_then_ends_in_order():
