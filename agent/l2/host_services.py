@@ -37,6 +37,7 @@ _METADATA_SETTINGS = {
     f"net.ipv6.conf.{METADATA_INNER}.accept_redirects": "0",
     f"net.ipv6.conf.{METADATA_INNER}.addr_gen_mode": "1",
     f"net.ipv4.conf.{METADATA_INNER}.accept_redirects": "0",
+    f"net.ipv4.conf.{METADATA_INNER}.accept_source_route": "0",
     f"net.ipv4.conf.{METADATA_INNER}.rp_filter": "0",
 }
 
