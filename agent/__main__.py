@@ -47,6 +47,7 @@ from agent.drivers.routes import RoutesDriver
 from agent.drivers.switch import LocalSwitch
 from agent.drivers.switch_watch import SwitchWatch
 from agent.filtering import ORDERS, Filtering
+from agent.gateways import Gateways
 from agent.l2.settings import LocalSettings, MetadataLimits
 from agent.responding import Responding, dismiss
 from agent.status.metrics import AgentMetrics
@@ -130,6 +131,7 @@ class Agent:
             wake=wake,
             filtering=self._filtering,
             responding=self._responding,
+            gateways=Gateways(config.host, self._local, config.l3.hold_down, preempt=config.l3.preempt),
         )
         self._daemon = Daemon(config, self._local, parts)
         self._metrics = AgentMetrics(self._daemon, heartbeat, time.time)

@@ -85,6 +85,14 @@ class L2Config:
 
 
 @dataclass(frozen=True, slots=True)
+class L3Config:
+    """``[l3]``; ``hold_down`` in seconds."""
+
+    hold_down: float = 5.0
+    preempt: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class FiltersConfig:
     """``[filters]``; ``backend`` is auto, nft or legacy; ``packet_log`` None means the daemon's own log."""
 
@@ -142,6 +150,7 @@ class AgentConfig:
     start_responder: bool = True
     switch: SwitchConfig = field(default_factory=SwitchConfig)
     l2: L2Config = field(default_factory=L2Config)
+    l3: L3Config = field(default_factory=L3Config)
     filters: FiltersConfig = field(default_factory=FiltersConfig)
     responder: ResponderConfig = field(default_factory=ResponderConfig)
     metadata: MetadataConfig = field(default_factory=MetadataConfig)
@@ -189,6 +198,10 @@ def load(argv: Sequence[str]) -> AgentConfig:
             tunnel_address=_checked(conf, "l2", "tunnel_address", checks.tunnel_address),
             encapsulations=_checked(conf, "l2", "encapsulations", checks.encapsulations),
             bridge_mappings=_checked(conf, "l2", "bridge_mappings", checks.bridge_mappings),
+        ),
+        l3=L3Config(
+            hold_down=_raw(conf, "l3", "hold_down"),
+            preempt=_raw(conf, "l3", "preempt"),
         ),
         filters=FiltersConfig(
             enabled=_raw(conf, "filters", "enabled"),

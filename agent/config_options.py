@@ -167,6 +167,23 @@ METADATA_OPTIONS: list[Any] = [
     ),
 ]
 
+L3_OPTIONS: list[Any] = [
+    cfg.FloatOpt(
+        "hold_down",
+        default=5.0,
+        min=0,
+        max=3600,
+        help="Seconds for which gateways of routers on this host, after they were not usable (start of the host, lost "
+        "uplink, drained), leave the work to other hosts before they are used again.",
+    ),
+    cfg.BoolOpt(
+        "preempt",
+        default=True,
+        help="Take gateways back from hosts that come after this one in a router's order. Without it they stay where "
+        "they are until that host fails or is drained.",
+    ),
+]
+
 PASS_OPTIONS: list[Any] = [
     cfg.FloatOpt(
         "resync_interval",
@@ -216,6 +233,7 @@ def list_opts() -> list[tuple[str, list[Any]]]:
         ("store", STORE_OPTIONS),
         ("switch", SWITCH_OPTIONS),
         ("l2", L2_OPTIONS),
+        ("l3", L3_OPTIONS),
         ("filters", FILTERS_OPTIONS),
         ("responder", RESPONDER_OPTIONS),
         ("metadata", METADATA_OPTIONS),

@@ -24,18 +24,21 @@ from agent.core import naming
 from agent.core.errors import Actor, AgentError, Problem
 from agent.core.filter_report import FilterCounts, PortFilter, RuleCounters, port_filters
 from agent.core.inputs import HoldLimits, SnapshotChooser
-from agent.core.model import HostSnapshot, PortId, SwitchView
+from agent.core.model import HostSnapshot, PortId, RouterId, SwitchView
 from agent.core.plan import Driver, Plan
 from agent.core.reconciler import Reconciler
-from agent.core.report import AgentState, ItemState, PassReport, PortState
+from agent.core.report import AgentState, ItemState, PassReport, PortState, RouterState
 from agent.core.retry import Allowance
+from agent.core.router_report import RoutersReport
 from agent.core.service_report import PortServices, ServiceCounts, port_services
 from agent.drivers.announcer import Announcer
 from agent.drivers.flows import FlowsDriver
 from agent.drivers.switch import LocalSwitch
 from agent.filtering import DEVICES_CHANGED, RULES_CHANGED, Filtering
+from agent.gateways import Gateways
 from agent.l2.pipeline import Table
 from agent.l2.settings import LocalSettings
+from agent.l3.state import GatewayState
 from agent.planner import NUMBERED_DRIVERS, Planning
 from agent.port_states import NOT_FOR_PORTS, PortFacts, concerned, first_by_object, is_news, port_states
 from agent.read_back import ReadBack
@@ -83,6 +86,7 @@ class Parts:
     wake: Wake
     filtering: Filtering | None
     responding: Responding | None
+    gateways: Gateways
 
 
 class Daemon:
@@ -98,10 +102,11 @@ class Daemon:
         self._requests: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._planning = Planning(local)
         self._for_others = Allowance(OTHERS_AT_ONCE, OTHERS_SHARE, time.monotonic)
-        self._done_with: tuple[HostSnapshot, SwitchView, LocalSettings] | None = None
+        self._done_with: tuple[HostSnapshot, SwitchView, LocalSettings, GatewayState] | None = None
         self._plan = Plan()
         self._problems: tuple[Problem, ...] = ()
         self._ports: Mapping[PortId, PortState] | None = None
+        self._routers: Mapping[RouterId, RouterState] = {}
         self._facts_then: PortFacts | None = None  # what these ports' states were made from
         self._log = logs.StateChangeLog(LOG)
         self._read_back = ReadBack(parts.drivers, time.monotonic, config.passes.resync_interval)
@@ -182,6 +187,14 @@ class Daemon:
             return responding.stats().counts()
         except AgentError:
             return ServiceCounts()
+
+    def routers(self) -> RoutersReport:
+        """Return where the gateways of routers are used as seen from here."""
+        done = self._done_with
+        if done is None:
+            return RoutersReport()
+        here = [router for router in done[0].routers if f"router:{router}" in self._plan.groups]
+        return self._parts.gateways.seen(done[0], here)
 
     def request_resync(self) -> None:
         """Have the next pass read everything back."""
@@ -267,6 +280,7 @@ class Daemon:
             self._parts.reconciler.next_due(),
             self._reporter.next_due(),
             self._announcements.next_due(),
+            self._parts.gateways.next_due(),
         )
         return max(min(due for due in (*times, now + at_most) if due is not None) - now, 0.0)
 
@@ -276,11 +290,13 @@ class Daemon:
         due = reconciler.next_due()
         if due is not None and due <= now:
             reasons.setdefault("retry", now)
-        elif not reasons.keys() - _NO_PASS and self._state.applied_at is not None:
-            if self._read_back.step(reconciler):
-                self._pass({"drift": now})
-            return
-        self._pass(reasons)
+        due = self._parts.gateways.next_due()
+        if due is not None and due <= now:
+            reasons.setdefault("gateways", now)
+        if reasons.keys() - _NO_PASS or self._state.applied_at is None:
+            self._pass(reasons)
+        elif self._read_back.step(reconciler):
+            self._pass({"drift": now})
 
     def _pass(self, reasons: Mapping[str, float]) -> None:
         parts = self._parts
@@ -294,7 +310,8 @@ class Daemon:
                 parts.reconciler.need_resync([driver.name for driver in parts.filtering.before_flows])
             self._publish(None, view, None)
             return
-        inputs = (snapshot, view, self._local)
+        gateways = parts.gateways.decide(snapshot, view, time.monotonic(), converged=self._state.applied_at is not None)
+        inputs = (snapshot, view, self._local, gateways)
         unchanged = self._done_with is not None and all(a is b for a, b in zip(self._done_with, inputs, strict=True))
         plan_seconds = 0.0
         if "switch" in reasons:  # a bridge or port of ours may have been taken away; reading the replica costs nothing
@@ -312,7 +329,7 @@ class Daemon:
                 parts.reconciler.need_resync()  # what could not be deleted so far
             parts.chooser.save(snapshot)
             begun = time.monotonic()
-            self._plan, problems = self._planning.make(snapshot, view)
+            self._plan, problems = self._planning.make(snapshot, view, gateways)
             self._problems = (*self._start_problems, *problems)
             plan_seconds = time.monotonic() - begun
         report = parts.reconciler.run(self._plan, snapshot.revision, tuple(sorted(reasons)), sweep=not snapshot.stale)
@@ -334,8 +351,11 @@ class Daemon:
             self._ports = port_states(facts, before, time.time(), self._facts_then)
         self._facts_then = facts
         urgent = is_news(self._ports, before) or self._done_with is None or self._others_changed(snapshot)
+        routers = parts.gateways.told(snapshot, self._unfinished_routers(report)) if snapshot.routers else {}
+        urgent |= routers != self._routers
+        self._routers = routers
         self._publish(report, view, snapshot)
-        self._reporter.say(HostReport(self._ports, snapshot.generation, snapshot.revision), urgent=urgent)
+        self._reporter.say(HostReport(self._ports, snapshot.generation, snapshot.revision, routers), urgent=urgent)
         self._reporter.flush(lambda: parts.wake.set("reported"))
         up = [port for port, state in self._ports.items() if state.up and not (port in before and before[port].up)]
         self._note_wiring(up, report, reasons)
@@ -355,6 +375,15 @@ class Daemon:
             self._observer.observe_pass(report)
         self._log.items(report.unfinished, report.revision)
         self._log.ports(self._ports, report.revision)
+
+    def _unfinished_routers(self, report: PassReport) -> dict[RouterId, str]:
+        """Return what of routers is not in place, the first of each."""
+        found: dict[RouterId, str] = {}
+        for ref, status in report.unfinished.items():
+            noun, _, rest = str(self._parts.reconciler.desired.owner(ref) or "").partition(":")
+            if noun == "router":
+                found.setdefault(RouterId(rest.partition("/")[0]), f"{ref.driver}: {status.message}")
+        return found
 
     def _facts(self, report: PassReport, snapshot: HostSnapshot, view: SwitchView) -> PortFacts:
         reconciler = self._parts.reconciler
@@ -420,6 +449,8 @@ class Daemon:
             if first:
                 gc.collect()
                 gc.freeze()  # what the first pass made stays: later collections need not look at it
+                if snapshot.routers:
+                    self._parts.wake.set("gateways")  # from now on they may be used
                 self.on_converged()
         self._state = state
         for name, there in (("store", self._parts.reader.connected()), ("switch", self._parts.switch.is_connected())):
@@ -434,7 +465,9 @@ class Daemon:
         """Learn the numbers that are in use, before the first plan."""
         if not self._planning.knows_numbers:
             try:
-                self._planning.adopt_numbers(self._driver("ovs").observe())
+                items = self._driver("ovs").observe()
+                self._planning.adopt_numbers(items)
+                self._parts.gateways.adopt(items)
             except AgentError as err:
                 LOG.warning("allocated numbers cannot be read yet: %s", err)
                 return False
@@ -468,6 +501,9 @@ class Daemon:
             and snapshot.security_groups is before.security_groups
             and snapshot.address_chunks is before.address_chunks
             and snapshot.owners is before.owners
+            and snapshot.routers is before.routers
+            and snapshot.floating_ips is before.floating_ips
+            and snapshot.port_forwardings is before.port_forwardings
             and snapshot.metadata_service == before.metadata_service
         )
 
@@ -488,6 +524,6 @@ class Daemon:
         snapshot = live if live.in_sync else self._parts.chooser.accepted
         if snapshot is None or not view.connected or not self._read_numbers():
             raise AgentError("nothing to plan from yet: store or switch have not answered")
-        plan, problems = self._planning.afresh(snapshot, view)
+        plan, problems = self._planning.afresh(snapshot, view, self._parts.gateways.report.state)
         deltas = self._parts.reconciler.preview(plan)
         return preview.as_json(snapshot, deltas, problems, self._parts.chooser.hold)

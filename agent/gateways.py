@@ -10,7 +10,8 @@ hands over goes on forwarding what still reaches it for ``LINGER``.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping
+import time
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
@@ -30,6 +31,8 @@ from agent.core.model import (
     SwitchView,
 )
 from agent.core.plan import Key, Value
+from agent.core.report import RouterState
+from agent.core.router_report import RoutersReport, RouterStatus, SessionState, WatchedHost
 from agent.l2.settings import LocalSettings
 from agent.l3.gateways import Sight, choose, gateway_order, has_witness, peers_of, session_interval
 from agent.l3.state import GatewayState, Peer
@@ -57,7 +60,7 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class GatewayReport:
-    """What operators see of it; ``alone``: none of the peers is heard."""
+    """What the last decision was and what it was made from; ``alone``: none of the peers is heard."""
 
     state: GatewayState = field(default_factory=GatewayState)
     reason: Reason = Reason.NONE
@@ -67,14 +70,30 @@ class GatewayReport:
     failovers: int = 0
     conflicts: int = 0
 
+    @property
+    def why_not(self) -> str:
+        """Why gateways of this host are not to be used, "" if they are."""
+        if self.reason is Reason.NONE:
+            return "none of the hosts that it watches is heard" if self.alone else ""
+        return f"{self.reason.value}: {self.detail}" if self.detail else self.reason.value
+
 
 class Gateways:
     """Decides in each pass; used by the reconcile thread.
 
-    *hold_down* in seconds.  ``decide`` returns the same object while nothing changes.
+    *hold_down* in seconds, *clock* tells Unix seconds.  ``decide`` returns the same object
+    while nothing changes.
     """
 
-    def __init__(self, own: HostName, settings: LocalSettings, hold_down: float, *, preempt: bool) -> None:
+    def __init__(
+        self,
+        own: HostName,
+        settings: LocalSettings,
+        hold_down: float,
+        *,
+        preempt: bool,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._own = own
         self._settings = settings
         self._hold_down = hold_down
@@ -84,6 +103,8 @@ class Gateways:
         self._lingering: dict[RouterId, float] = {}  # until when
         self._members: dict[NetworkId, tuple[Mapping[EndpointId, Endpoint], frozenset[HostName]]] = {}
         self._due: float | None = None
+        self._clock = clock
+        self._since: dict[RouterId | HostName, tuple[object, float]] = {}
 
     @property
     def report(self) -> GatewayReport:
@@ -93,6 +114,48 @@ class Gateways:
     def next_due(self) -> float | None:
         """Return the monotonic time at which to decide again although nothing has changed."""
         return self._due
+
+    def seen(self, snapshot: HostSnapshot, lives_here: Collection[RouterId]) -> RoutersReport:
+        """Return what operators see of the routers of *snapshot*; *lives_here* are those with a namespace here."""
+        report = self._report
+        routers = tuple(
+            RouterStatus(
+                id=id_,
+                name=router.name,
+                distributed=router.distributed,
+                gateway_hosts=gateway_order(router),
+                gateway_host=report.state.hosts.get(id_),
+                active=id_ in report.state.active,
+                lives_here=id_ in lives_here,
+                floating_ips=len(snapshot.floating_ips.get(id_, ())),
+                port_forwardings=len(snapshot.port_forwardings.get(id_, ())),
+                since=self._since[id_][1] if id_ in self._since else 0.0,
+            )
+            for id_, router in snapshot.routers.items()
+        )
+        hosts = tuple(
+            WatchedHost(host, _state_of(session), self._since[host][1] if host in self._since else 0.0)
+            for host, session in report.sessions.items()
+        )
+        return RoutersReport(routers, hosts, report.why_not, report.failovers, report.conflicts)
+
+    def told(self, snapshot: HostSnapshot, unfinished: Mapping[RouterId, str]) -> dict[RouterId, RouterState]:
+        """Return what the store is told of the routers that this host may be the gateway of.
+
+        *unfinished* says of routers what of them does not work here.
+        """
+        state, why_not = self._report.state, self._report.why_not
+        told: dict[RouterId, RouterState] = {}
+        for id_, router in snapshot.routers.items():
+            if self._own not in router.gateway_hosts:
+                continue
+            active, host = id_ in state.active, state.hosts.get(id_)
+            other = f"host {host} has the gateway" if host not in (None, self._own) else "nobody has the gateway"
+            reason = unfinished.get(id_, "") if active else "; ".join(filter(None, (other, why_not)))
+            if not router.admin_state_up:
+                reason = "the router is administratively down"
+            told[id_] = RouterState(id_, active, reason, self._since[id_][1] if id_ in self._since else self._clock())
+        return told
 
     def adopt(self, items: Mapping[Key, Value]) -> None:
         """Go on where an earlier process ended: what it told the peers still holds (*items* of driver ``ovs``)."""
@@ -123,7 +186,14 @@ class Gateways:
         last = self._report.state.hosts
         orders = [gateway_order(router) for id_, router in routers.items() if last.get(id_) == self._own]
         conflicts = self._healed([order for order in orders if self._own in order], sessions)
-        return self._publish(state, reason, detail, sessions, conflicts, alone=unheard)
+        state = self._publish(state, reason, detail, sessions, conflicts, alone=unheard)
+        self._note_times(
+            {
+                **{id_: (state.hosts.get(id_), id_ in state.active) for id_ in snapshot.routers},
+                **{host: _state_of(session) for host, session in sessions.items()},
+            }
+        )
+        return state
 
     def _publish(
         self, state: GatewayState, reason: Reason, detail: str, sessions: Sessions, conflicts: int, *, alone: bool
@@ -142,6 +212,13 @@ class Gateways:
         failovers = last.failovers + moved
         self._report = GatewayReport(state, reason, detail, alone, sessions, failovers, last.conflicts + conflicts)
         return state
+
+    def _note_times(self, values: Mapping[RouterId | HostName, object]) -> None:
+        now, before = self._clock(), self._since
+        self._since = {
+            key: before[key] if key in before and before[key][0] == value else (value, now)
+            for key, value in values.items()
+        }
 
     def _healed(self, orders: Collection[tuple[HostName, ...]], sessions: Sessions) -> int:
         """Count preferred gateways that are back and never held back: they were active meanwhile, as was ours."""
@@ -242,6 +319,14 @@ class Gateways:
 
     def _wait_until(self, moment: float) -> None:
         self._due = moment if self._due is None else min(self._due, moment)
+
+
+def _state_of(session: BfdSession | None) -> SessionState:
+    if session is None:
+        return SessionState.NONE
+    if session.forwarding:
+        return SessionState.FORWARDING
+    return SessionState.UP if session.up else SessionState.DOWN
 
 
 def _is_up(session: BfdSession | None) -> bool:

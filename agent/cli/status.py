@@ -11,12 +11,15 @@ from agent.cli.answer import Answer, count, flag, number, part, parts, plain, te
 from agent.cli.options import Settings, add_common, settings
 from agent.cli.output import Format, Value, age, duration, print_value, table, write_line
 from agent.cli.status_port import port_lines
+from agent.cli.status_routers import router_lines
 from agent.core.errors import InputError
 from agent.status import client
 
-PAGES = ("ports", "port", "networks", "flows", "problems")
+PAGES = ("ports", "port", "networks", "routers", "flows", "problems")
 MAX_SHOWN_FLOWS = 1000
-NAME_HELP = "with port: this one, with its filter; with ports: only this one; with flows: list this table (or 'all')"
+NAME_HELP = (
+    "with port: this one, with its filter; with ports, routers: only this one; with flows: list this table (or 'all')"
+)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -36,6 +39,8 @@ def _run(args: argparse.Namespace) -> int:
     answer = client.get(ask.socket, f"/{args.page or 'status'}", ask.timeout, _query(args))
     if args.page in ("ports", "port") and args.name and not parts(answer, "ports"):
         raise InputError(f"there is no port {args.name} on this host (hostplane port show {args.name} tells its host)")
+    if args.page == "routers" and args.name and not parts(answer, "routers"):
+        raise InputError(f"this host needs no router {args.name} (hostplane router show {args.name} tells its hosts)")
     if ask.output is not Format.TABLE:
         print_value(plain(answer), ask.output)
         return 0
@@ -45,7 +50,7 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _query(args: argparse.Namespace) -> dict[str, str]:
-    if args.page in ("ports", "port") and args.name:
+    if args.page in ("ports", "port", "routers") and args.name:
         return {"name": args.name}
     if args.page == "flows" and args.name:
         return {"table": "" if args.name == "all" else args.name, "limit": str(args.limit)}
@@ -193,6 +198,7 @@ _LINES = {
     "ports": _ports,
     "port": port_lines,
     "networks": _networks,
+    "routers": router_lines,
     "flows": _flows,
     "problems": _problems,
 }

@@ -24,6 +24,7 @@ from prometheus_client.registry import Collector
 
 from agent.core.allocations import RANGES
 from agent.core.report import AgentState, ItemState, PassReport
+from agent.core.router_report import RoutersReport, SessionState
 from agent.core.service_report import ServiceCounts
 from agent.status.answers import last_sync_at
 from agent.status.conntrack_usage import ConntrackUsage, conntrack_usage
@@ -144,6 +145,7 @@ class _StateCollector(Collector):
         yield _total("packets_logged", "Packets that security groups logged.", counts.packets_logged)
         yield _total("packets_log_lost", "Packets whose log was lost.", counts.packets_lost)
         yield from _services(self._source.service_counts())
+        yield from _routers(self._source.routers())
         usage = conntrack_usage()
         yield _gauge("conntrack_entries", "Connections that the kernel tracks, of all zones.", usage.entries)
         yield _gauge("conntrack_limit", "Connections that the kernel can track; 0: it tracks none.", usage.limit)
@@ -222,6 +224,19 @@ def _services(counts: ServiceCounts) -> Iterator[Metric]:
         yield family
     connections = counts.counters.get("connections", {})
     yield _gauge("metadata_connections", "Open connections to the metadata service.", sum(connections.values()))
+
+
+def _routers(report: RoutersReport) -> Iterator[Metric]:
+    here = [router for router in report.routers if router.lives_here]
+    yield _gauge("routers", "Routers that have a namespace on this host.", len(here))
+    text = "Routers whose gateway is active on this host."
+    yield _gauge("gateways_active", text, sum(router.active for router in report.routers))
+    yield _gauge("gateways_usable", "Whether gateways of this host may be used.", not report.reason)
+    yield _total("gateway_failovers", "Times that another gateway was chosen.", report.failovers)
+    yield _total("gateway_conflicts", "Times that two gateways were active at once.", report.conflicts)
+    tally = Tally(watched.state.value for watched in report.hosts)
+    values = {state.value: tally[state.value] for state in SessionState}
+    yield _labelled("watched_hosts", "Hosts that are watched (BFD), by how they look.", "state", values)
 
 
 def _pressure(state: AgentState, usage: ConntrackUsage) -> Mapping[str, float]:

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from agent.config import StatusConfig
 from agent.core.errors import Actor, AgentError, ConfigError, InputError, Problem
-from agent.status import answers, port_page
+from agent.status import answers, port_page, router_page
 from agent.status.httpd import HttpServer, Listener, Request, Response, json_body, listener
 from agent.status.source import StatusSource
 
@@ -167,6 +167,7 @@ class Pages:
             ("GET", "/ports"): self._ports,
             ("GET", "/port"): self._port,
             ("GET", "/networks"): lambda _: self._json(answers.networks(source.state())),
+            ("GET", "/routers"): self._routers,
             ("GET", "/flows"): self._flows,
             ("GET", "/problems"): lambda _: self._json(answers.problems(source.state())),
             ("GET", "/plan"): self._plan,
@@ -235,6 +236,9 @@ class Pages:
                     error = str(err)
         services = self._source.port_services(name)
         return self._json(port_page.ports(self._source.state(), name, filters, counters, error, services))
+
+    def _routers(self, request: Request) -> Response:
+        return self._json(router_page.routers(self._source.routers(), request.query.get("name")))
 
     def _flows(self, request: Request) -> Response:
         counts = self._source.flow_counts()

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from agent.core.filter_report import FilterCounts, PortFilter, RuleCounters
 from agent.core.report import AgentState
+from agent.core.router_report import RoutersReport
 from agent.core.service_report import PortServices, ServiceCounts
 
 
@@ -49,6 +50,9 @@ class StatusSource(Protocol):
 
     def service_counts(self) -> ServiceCounts:
         """Return what the responder has counted; may wait for it, a second."""
+
+    def routers(self) -> RoutersReport:
+        """Return where the gateways of routers are used as seen from here, and why; cheap."""
 
     def request_resync(self) -> None:
         """Have the next pass read everything back; returns at once."""

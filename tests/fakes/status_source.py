@@ -10,6 +10,7 @@ from agent import logs
 from agent.core.filter_report import FilterCounts, PortFilter, RuleCounters
 from agent.core.model import HostName
 from agent.core.report import AgentState
+from agent.core.router_report import RoutersReport
 from agent.core.service_report import PortServices, ServiceCounts
 from agent.l2.pipeline import Table
 from agent.status.source import readiness
@@ -28,6 +29,7 @@ class FakeSource:
     counters: RuleCounters | Exception = field(default_factory=RuleCounters)
     services: tuple[PortServices, ...] = ()
     service_counters: ServiceCounts = field(default_factory=ServiceCounts)
+    routers_report: RoutersReport = field(default_factory=RoutersReport)
     asked: list[str] = field(default_factory=list)
     level: str = "info"
     is_live: bool = True
@@ -63,6 +65,9 @@ class FakeSource:
 
     def port_services(self, name: str) -> tuple[PortServices, ...]:
         return tuple(s for s in self.services if name in (s.port, self.current.ports[s.port].name))
+
+    def routers(self) -> RoutersReport:
+        return self.routers_report
 
     def service_counts(self) -> ServiceCounts:
         return self.service_counters
