@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""When ports that have appeared here are announced, and how often.
+"""When ports and addresses of routers that have appeared here are announced, and how often.
 
 Each announcement is a broadcast, which costs the switch as much as the network has
 ports: 15 ms with 400, during which it takes no flows.  So they are sent two at a
@@ -7,7 +7,9 @@ time, with rests of twice what sending took, and nobody waits for them; physical
 networks first, where switches outside have to learn the new place.  There
 an announcement is repeated, as hypervisors do after a migration: one frame may be
 lost, or undone by a last frame from the old place.  On other networks nobody learns
-places, and one is enough.
+places, and one is enough.  A gateway that has moved comes before everything else, and
+with more at a time: its traffic waits.  Floating IPs that moved with it under its own MAC
+address do not hold up others.
 """
 
 from __future__ import annotations
@@ -16,16 +18,18 @@ import heapq
 import itertools
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from agent.core.model import HostSnapshot, PortId, SwitchView
-from agent.l2.announce import announcements
+from agent.core.plan import ObjectId, Voices
+from agent.l2.announce import address_frames, announcements
 
 AT_ONCE = 2  # ports in one step
+URGENT_AT_ONCE = 16  # gateways in one step
 PACE = 0.02  # seconds between two steps, at least
 REST = 2.0  # times the seconds that the last step took, at least
 REPEATS = (0.15, 0.5, 2.0)  # seconds after the first, on physical networks
-_PHYSICAL, _OTHER = 0, 1
+_URGENT, _PHYSICAL, _OTHER = 0, 1, 2
 
 
 class Sender(Protocol):
@@ -35,8 +39,15 @@ class Sender(Protocol):
         """Send *frames* without waiting for it; the result are the seconds that it took."""
 
 
+class _Spoken(NamedTuple):
+    """Something of a router that speaks here."""
+
+    router: ObjectId
+    what: ObjectId
+
+
 class Announcements:
-    """Ports that are to be announced; used by the reconcile thread.
+    """What is to be announced; used by the reconcile thread.
 
     *on_sent* is called after each step, on another thread: it must only wake somebody.
     """
@@ -46,7 +57,8 @@ class Announcements:
         self._monotonic = monotonic
         self._on_sent = on_sent
         self._sending: Future[float] | None = None
-        self._queue: list[tuple[float, int, int, PortId]] = []  # due, urgency, order, port
+        self._queue: list[tuple[float, int, int, PortId | _Spoken]] = []  # due, urgency, order, what
+        self._voices: Voices = {}
         self._order = itertools.count()
         self._not_before = 0.0
 
@@ -60,6 +72,25 @@ class Announcements:
             for delay in (0.0, *REPEATS) if physical else (0.0,):
                 urgency = _PHYSICAL if physical else _OTHER
                 heapq.heappush(self._queue, (now + delay, urgency, next(self._order), port_id))
+
+    def hear(self, voices: Voices) -> None:
+        """Announce what of *voices* was not there at the last call, or was there otherwise."""
+        now = self._monotonic()
+        for router, spoken in voices.items():
+            before = self._voices.get(router, {})
+            if spoken is before:
+                continue
+            for what, voice in spoken.items():
+                if before.get(what) == voice:
+                    continue
+                urgency = _URGENT if voice.urgent else _PHYSICAL if voice.repeated else _OTHER
+                # What is urgent is due before all that waits already.
+                first = 0.0 if voice.urgent else now
+                heapq.heappush(self._queue, (first, urgency, next(self._order), _Spoken(router, what)))
+                for delay in REPEATS if voice.repeated else ():
+                    entry = (now + delay, _PHYSICAL, next(self._order), _Spoken(router, what))
+                    heapq.heappush(self._queue, entry)
+        self._voices = voices
 
     def next_due(self) -> float | None:
         """Return the monotonic time of the next step, None if nothing is waiting or one is under way."""
@@ -78,14 +109,29 @@ class Announcements:
             rest = max(PACE, REST * self._sending.result())
             self._not_before, self._sending = max(self._not_before, now + rest), None
         frames: list[tuple[int, bytes]] = []
-        for _ in range(AT_ONCE):
+        ordinary = urgent = 0
+        while ordinary < AT_ONCE and urgent < URGENT_AT_ONCE:
             due = self.next_due()
             if due is None or due > now:
                 break
-            port_id = heapq.heappop(self._queue)[3]
-            port, interface = snapshot.ports.get(port_id), switch.interfaces.get(port_id)
-            if port is not None and interface is not None and interface.ofport is not None:
-                frames += [(interface.ofport, frame) for frame in announcements(port)]
+            _, urgency, _, what = heapq.heappop(self._queue)
+            urgent, ordinary = (urgent + 1, ordinary) if urgency == _URGENT else (urgent, ordinary + 1)
+            frames += self._spoken(what, switch) if isinstance(what, _Spoken) else _port(what, snapshot, switch)
         if frames:
             self._sending = self._sender.announce(frames)
             self._sending.add_done_callback(lambda _: self._on_sent())
+
+    def _spoken(self, what: _Spoken, switch: SwitchView) -> list[tuple[int, bytes]]:
+        """Return the frames of what a router says, none if it has fallen silent meanwhile."""
+        voice = self._voices.get(what.router, {}).get(what.what)
+        ofport = 0 if voice is None else switch.ofports.get(voice.device, 0)
+        if voice is None or ofport < 1:
+            return []
+        return [(ofport, frame) for frame in address_frames(voice.mac, voice.addresses, router=True)]
+
+
+def _port(port_id: PortId, snapshot: HostSnapshot, switch: SwitchView) -> list[tuple[int, bytes]]:
+    port, interface = snapshot.ports.get(port_id), switch.interfaces.get(port_id)
+    if port is None or interface is None or interface.ofport is None:
+        return []
+    return [(interface.ofport, frame) for frame in announcements(port)]

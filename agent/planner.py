@@ -57,12 +57,12 @@ def build_plan(
     routed = find_routed(memo, snapshot, switch, places, gateways)
     layer2 = plan_l2(snapshot, allocations, switch, memo, local, answered.services, routed)
     ground = Ground(layer2.segments, layer2.peers, switch, gateways)
-    groups, unrouted = plan_l3(memo, snapshot, places, outside, ground)
-    layer2.groups.update(groups)
+    layer3 = plan_l3(memo, snapshot, places, outside, ground)
+    layer2.groups.update(layer3.groups)
     layer2.groups.update(plan_peers(memo, gateways, layer2.peers, local, switch.ofports))
     memo.end()
-    problems = (*snapshot.problems, *switch.problems, *answered.problems, *layer2.problems, *unrouted)
-    return Plan(layer2.groups, problems)
+    problems = (*snapshot.problems, *switch.problems, *answered.problems, *layer2.problems, *layer3.problems)
+    return Plan(layer2.groups, problems, layer3.voices)
 
 
 class Planning:

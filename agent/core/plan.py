@@ -52,11 +52,35 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True)
+class Voice:
+    """Addresses that a router has under one MAC address behind one port of the switch.
+
+    They are announced when they appear.  ``device`` is the name of that port.
+    ``repeated``: switches outside learn the place from it.  ``urgent``: traffic waits for
+    it now, because a gateway has moved.
+    """
+
+    device: str
+    mac: str
+    addresses: tuple[str, ...]
+    repeated: bool
+    urgent: bool
+
+
+# By router, so that what has not changed is one and the same object; then by what speaks.
+Voices: TypeAlias = Mapping[ObjectId, Mapping[ObjectId, Voice]]
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
-    """What the host should hold, and what could not be planned and why."""
+    """What the host should hold, and what could not be planned and why.
+
+    ``voices`` are what it then speaks for on behalf of routers.
+    """
 
     groups: Mapping[ObjectId, Group] = field(default_factory=dict)
     problems: tuple[Problem, ...] = ()
+    voices: Voices = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

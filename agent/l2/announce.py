@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import ipaddress
 import struct
+from collections.abc import Iterable
 
 from agent.core.model import Port
 
@@ -22,7 +23,7 @@ _ARP_REQUEST, _RARP_REQUEST = 1, 3
 _ALL_NODES = ipaddress.IPv6Address("ff02::1").packed
 _ALL_NODES_MAC = bytes.fromhex("333300000001")
 _NEIGHBOR_ADVERTISEMENT = 136
-_OVERRIDE = 0x20000000
+_ROUTER, _OVERRIDE = 0x80000000, 0x20000000
 _TARGET_LINK_LAYER_ADDRESS = 2
 _ICMPV6 = 58
 _SMALLEST = 60  # bytes of an Ethernet frame without its checksum
@@ -30,15 +31,28 @@ _SMALLEST = 60  # bytes of an Ethernet frame without its checksum
 
 def announcements(port: Port) -> list[bytes]:
     """Return the frames to send as *port*, each a whole Ethernet frame without checksum."""
-    mac = bytes.fromhex(port.mac.replace(":", ""))
+    addresses = (fixed_ip.address for fixed_ip in port.fixed_ips)
+    return address_frames(port.mac, addresses) or [_rarp(_packed(port.mac))]
+
+
+def address_frames(mac: str, addresses: Iterable[str], *, router: bool = False) -> list[bytes]:
+    """Return the frames that say that *addresses* are at *mac*.
+
+    That of a *router* must say so, or hosts forget the way out that it is (RFC 4861, section 7.2.5).
+    """
+    source = _packed(mac)
     frames = []
-    for fixed_ip in port.fixed_ips:
-        address = ipaddress.ip_address(fixed_ip.address)
+    for text in addresses:
+        address = ipaddress.ip_address(text)
         if isinstance(address, ipaddress.IPv4Address):
-            frames.append(_arp(mac, address.packed))
+            frames.append(_arp(source, address.packed))
         else:
-            frames.append(_neighbor_advertisement(mac, address.packed))
-    return frames or [_rarp(mac)]
+            frames.append(_neighbor_advertisement(source, address.packed, _OVERRIDE | (_ROUTER if router else 0)))
+    return frames
+
+
+def _packed(mac: str) -> bytes:
+    return bytes.fromhex(mac.replace(":", ""))
 
 
 def _arp(mac: bytes, address: bytes) -> bytes:
@@ -51,9 +65,9 @@ def _rarp(mac: bytes) -> bytes:
     return _frame(_BROADCAST, mac, 0x8035, body)
 
 
-def _neighbor_advertisement(mac: bytes, address: bytes) -> bytes:
+def _neighbor_advertisement(mac: bytes, address: bytes, flags: int) -> bytes:
     option = struct.pack("!BB6s", _TARGET_LINK_LAYER_ADDRESS, 1, mac)
-    body = struct.pack("!I16s", _OVERRIDE, address) + option
+    body = struct.pack("!I16s", flags, address) + option
     head = struct.pack("!BBH", _NEIGHBOR_ADVERTISEMENT, 0, 0)
     pseudo = address + _ALL_NODES + struct.pack("!I3xB", len(head) + len(body), _ICMPV6)
     checksum = _internet_checksum(pseudo + head + body)

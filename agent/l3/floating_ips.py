@@ -18,7 +18,7 @@ from agent.core.memo import Memo
 from agent.core.model import FloatingIp, FloatingIpId, HostName
 from agent.core.naming import DNAT_CHAIN, FLOATING_CHAIN
 from agent.core.openflow import match
-from agent.core.plan import Group, ItemRef, Key, ObjectId, Value
+from agent.core.plan import Group, ItemRef, Key, ObjectId, Value, Voice
 from agent.l2 import neighbors
 from agent.l2.pipeline import PORT, Goto, Table, add
 from agent.l3 import leg_flows, rules
@@ -38,6 +38,7 @@ class FloatingIps:
     local: LocalRouter
     parts: Mapping[FloatingIpId, tuple[FloatingIp, HostName | None, Group]]
     groups: Mapping[ObjectId, Group]
+    voices: Mapping[ObjectId, Voice]
 
 
 def plan_floating_ips(
@@ -62,13 +63,31 @@ def plan_floating_ips(
                 continue
             part = old.get(floating_id)
             if part is None or part[0] is not floating or part[1] != host:
-                speaks = local.active if host is None else True
-                part = (floating, host, _plan(local, leg, floating, speaks=speaks))
+                part = (floating, host, _plan(local, leg, floating, speaks=_speaks(local, host)))
                 memo.rebuilt += 1
             parts[floating_id] = part
-        return FloatingIps(local, parts, {group.object_id: group for _, _, group in parts.values()})
+        voices = {
+            group.object_id: _voice(local, floating, host)
+            for floating, host, group in parts.values()
+            if _speaks(local, host)
+        }
+        return FloatingIps(local, parts, {group.object_id: group for _, _, group in parts.values()}, voices)
 
     return memo.evolve(("floating ips", local.router.id), (local, own, wanted, outside), update)
+
+
+def _speaks(local: LocalRouter, host: HostName | None) -> bool:
+    """Tell whether a floating IP that leaves from *host* (None: the active gateway's) does so here."""
+    return local.active if host is None else True
+
+
+def _voice(local: LocalRouter, floating: FloatingIp, host: HostName | None) -> Voice:
+    """Return what to announce: with a MAC address of its own it follows a gateway only if switches learn that."""
+    leg, own_mac = local.outside_leg, local.place.everywhere
+    repeated = leg is not None and leg.segment.network.type.is_physical
+    device = "" if leg is None else leg.outer
+    mac = floating.mac if own_mac or leg is None else leg.mac
+    return Voice(device, mac, (floating.address,), repeated, urgent=own_mac and host is None)
 
 
 def object_id(floating: FloatingIp) -> ObjectId:

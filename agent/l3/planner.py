@@ -30,7 +30,7 @@ from agent.core.model import (
     Subnet,
     SwitchView,
 )
-from agent.core.plan import Group, ObjectId
+from agent.core.plan import Group, ObjectId, Voice
 from agent.l2.hosts import Peers
 from agent.l2.segments import Segment
 from agent.l3 import router_groups
@@ -45,6 +45,7 @@ from agent.l3.state import GatewayState
 _NO_SUBNETS: tuple[Subnet, ...] = ()
 _NO_ENDPOINTS: Mapping[EndpointId, Endpoint] = {}
 _NO_FLOATING_IPS: Mapping[FloatingIpId, FloatingIp] = {}
+_SILENT: Mapping[ObjectId, Voice] = {}
 _NO_FORWARDINGS: Mapping[PortForwardingId, PortForwarding] = {}
 
 
@@ -58,21 +59,30 @@ class Ground:
     gateways: GatewayState
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Layer3:
+    """The groups of all routers, what could not be planned, and what they speak for here."""
+
+    groups: dict[ObjectId, Group]
+    problems: list[Problem]
+    voices: dict[ObjectId, Mapping[ObjectId, Voice]]
+
+
 def plan_l3(
     memo: Memo,
     snapshot: HostSnapshot,
     places: Mapping[RouterId, Place],
     outside: Mapping[RouterId, frozenset[HostName]],
     ground: Ground,
-) -> tuple[dict[ObjectId, Group], list[Problem]]:
-    """Return the groups of all routers and what could not be planned.
+) -> Layer3:
+    """Return layer 3 of this host.
 
     *places* and *outside* are those of ``find_places``.
     """
     planning = _Planning(memo, snapshot, ground)
     for router_id, place in places.items():
         planning.plan(place, outside[router_id])
-    return planning.groups, planning.problems
+    return Layer3(planning.groups, planning.problems, planning.voices)
 
 
 class _Planning:
@@ -84,6 +94,7 @@ class _Planning:
         self._ground = ground
         self.groups: dict[ObjectId, Group] = {}
         self.problems: list[Problem] = []
+        self.voices: dict[ObjectId, Mapping[ObjectId, Voice]] = {}
 
     def plan(self, place: Place, outside: frozenset[HostName]) -> None:
         """Plan one router."""
@@ -141,14 +152,16 @@ class _Planning:
             build = partial(router_groups.plan_interface, local, leg, frame.gate, routes)
             self._group(router_groups.interface_id(local, leg), (local,), build)
             self._plan_neighbors(local, leg)
+        spoken = _SILENT
         if local.outside_leg is not None:
             leg = local.outside_leg
             build = partial(router_groups.plan_gateway, local, leg, frame.gate, routes)
             self._group(router_groups.interface_id(local, leg), (local,), build)
-            self._plan_translations(local, outside)
+            spoken = self._plan_translations(local, outside)
         elif local.gateway is not None:
             build = partial(router_groups.plan_remote, local, local.gateway)
             self._group(router_groups.interface_id(local, local.gateway), (local,), build)
+        self.voices[base] = memo.value(("voices", base), (local, spoken), partial(_voices, local, spoken))
         self.problems += route_problems(local, routes)
         self.problems += _problems(local)
 
@@ -156,15 +169,20 @@ class _Planning:
         known = self._snapshot.endpoints.get(leg.interface.network, _NO_ENDPOINTS)
         self.groups.update(plan_neighbors(self._memo, local, leg, known).groups)
 
-    def _plan_translations(self, local: LocalRouter, outside: frozenset[HostName]) -> None:
+    def _plan_translations(self, local: LocalRouter, outside: frozenset[HostName]) -> Mapping[ObjectId, Voice]:
+        """Plan floating IPs and port forwardings; return what of them speaks here."""
         snapshot, router = self._snapshot, local.router.id
         floating = snapshot.floating_ips.get(router, _NO_FLOATING_IPS)
-        self.groups.update(plan_floating_ips(self._memo, local, snapshot.host, floating, outside).groups)
+        planned = plan_floating_ips(self._memo, local, snapshot.host, floating, outside)
+        self.groups.update(planned.groups)
         wanted = snapshot.port_forwardings.get(router, _NO_FORWARDINGS)
         forwardings = plan_forwardings(self._memo, local, wanted)
-        if forwardings is not None:
-            self.groups.update(forwardings.groups)
-            self.problems += forwardings.problems
+        if forwardings is None:
+            return planned.voices
+        self.groups.update(forwardings.groups)
+        self.problems += forwardings.problems
+        both = (planned.voices, forwardings.voices)
+        return self._memo.value(("spoken", router), both, lambda: {**both[0], **both[1]})
 
     def _group(self, group_id: ObjectId, inputs: tuple[object, ...], build: partial[Group]) -> None:
         self.groups[group_id] = self._memo.group(group_id, inputs, build)
@@ -172,6 +190,23 @@ class _Planning:
 
 def _legs(local: LocalRouter) -> tuple[Leg, ...]:
     return local.legs if local.gateway is None else (*local.legs, local.gateway)
+
+
+def _voices(local: LocalRouter, spoken: Mapping[ObjectId, Voice]) -> Mapping[ObjectId, Voice]:
+    """Return what a router speaks for here: its gateway, and its interfaces where switches learn places."""
+    legs = _legs(local) if local.active and not local.place.everywhere else (local.gateway,) if local.active else ()
+    own = {
+        router_groups.interface_id(local, leg): Voice(
+            leg.outer,
+            leg.mac,
+            tuple(address.address for address in leg.addresses),
+            repeated=leg.segment.network.type.is_physical,
+            urgent=True,
+        )
+        for leg in legs
+        if leg is not None and (leg.is_gateway or leg.segment.network.type.is_physical)
+    }
+    return {**own, **spoken} if own else spoken
 
 
 def _problems(local: LocalRouter) -> list[Problem]:

@@ -10,7 +10,7 @@ from agent.core.errors import Actor, Problem
 from agent.core.memo import Memo
 from agent.core.model import PortForwarding, PortForwardingId
 from agent.core.naming import DNAT_CHAIN
-from agent.core.plan import Group, ItemRef, Key, ObjectId, Value
+from agent.core.plan import Group, ItemRef, Key, ObjectId, Value, Voice
 from agent.l2 import neighbors
 from agent.l3 import leg_flows, rules
 from agent.l3.local_router import Leg, LocalRouter
@@ -26,6 +26,7 @@ class Forwardings:
     local: LocalRouter
     parts: Mapping[PortForwardingId, tuple[PortForwarding, Group]]
     groups: Mapping[ObjectId, Group]
+    voices: Mapping[ObjectId, Voice]
     problems: tuple[Problem, ...]
 
 
@@ -54,11 +55,15 @@ def plan_forwardings(
         groups = {group.object_id: group for _, group in parts.values()}
         addresses = {forwarding.external_address for forwarding, _ in parts.values()}
         own = {address.address for address in outside.addresses}
+        voices: dict[ObjectId, Voice] = {}
         for address in sorted(addresses - own):
             group_id = ObjectId(f"{local.object_id}/address/{address}")
+            if local.active:
+                repeated = outside.segment.network.type.is_physical
+                voices[group_id] = Voice(outside.outer, outside.mac, (address,), repeated, urgent=False)
             known = last.groups.get(group_id) if last is not None and last.local is local else None
             groups[group_id] = known or _plan_address(group_id, local, outside, address)
-        return Forwardings(local, parts, groups, tuple(problems))
+        return Forwardings(local, parts, groups, voices, tuple(problems))
 
     return memo.evolve(("port forwardings", local.router.id), (local, wanted), update)
 

@@ -9,6 +9,7 @@ from concurrent.futures import Future
 
 from agent.announcements import AT_ONCE, PACE, REPEATS, REST, Announcements
 from agent.core.model import PortId
+from agent.core.plan import ObjectId, Voice
 from tests.golden.host_states import Clock
 from tests.golden.l2_world import World
 
@@ -120,3 +121,55 @@ def test_one_step_ends_before_the_next_begins():
     queue.step(world.snapshot(), world.switch())
     assert len(steps) == 1
     assert queue.next_due() == clock.time + 60.0 * REST
+
+
+ROUTER, GATEWAY, FLOATING = ObjectId("router:r"), ObjectId("router:r/gateway"), ObjectId("floating_ip:f")
+AT_GATEWAY = Voice("hpr-gw", "fa:16:3e:00:00:01", ("203.0.113.10", "2001:db8::10"), repeated=True, urgent=True)
+AT_FLOATING = Voice("hpr-gw", "fa:16:3e:00:00:01", ("203.0.113.20",), repeated=False, urgent=False)
+
+
+class Speaking:
+    """Announcements of a world in which a router has a leg with OpenFlow number 5077."""
+
+    def __init__(self, world: World | None = None) -> None:
+        self.world = world or World()
+        self.world.ofports["hpr-gw"] = 5077
+        self.clock = Clock()
+        self.wire = Wire(self.clock)
+        self.queue = Announcements(self.wire, self.clock, lambda: None)
+
+    def sent(self) -> list[int]:
+        """Return to whom something was sent until nothing was left, in order."""
+        self.wire.sent.clear()
+        while (due := self.queue.next_due()) is not None:
+            self.clock.time = max(self.clock.time, due)
+            self.queue.step(self.world.snapshot(), self.world.switch())
+        return [ofport for _, ofport in self.wire.sent]
+
+
+def test_a_gateway_that_has_moved_here_comes_before_all_ports_that_wait():
+    speaking = Speaking(crowd(100))
+    speaking.queue.add([PortId(f"p{number}") for number in range(1, 101)], speaking.world.snapshot())
+    speaking.clock.time += 0.01
+    speaking.queue.hear({ROUTER: {GATEWAY: AT_GATEWAY, FLOATING: AT_FLOATING}})
+    sent = speaking.sent()
+    assert sent[:2] == [5077, 5077]  # an address of each family
+    assert sent.count(5077) == 2 * (1 + len(REPEATS)) + 1
+
+
+def test_only_what_is_new_of_a_router_is_announced():
+    speaking = Speaking()
+    speaking.queue.hear({ROUTER: {FLOATING: AT_FLOATING}})
+    assert speaking.sent() == [5077]
+    speaking.queue.hear({ROUTER: {FLOATING: AT_FLOATING, ObjectId("floating_ip:g"): AT_FLOATING}})
+    assert speaking.sent() == [5077]
+    speaking.queue.hear({ROUTER: {}})
+    speaking.queue.hear({ROUTER: {FLOATING: AT_FLOATING}})
+    assert speaking.sent() == [5077]
+
+
+def test_what_fell_silent_meanwhile_is_not_announced_from_here():
+    speaking = Speaking()
+    speaking.queue.hear({ROUTER: {GATEWAY: AT_GATEWAY}})
+    speaking.queue.hear({})
+    assert speaking.sent() == []

@@ -5,7 +5,7 @@ from scapy.layers.inet6 import ICMPv6ND_NA, ICMPv6NDOptDstLLAddr, IPv6
 from scapy.layers.l2 import ARP, Ether
 
 from agent.core.model import FixedIp, NetworkId, Port, PortId, SubnetId
-from agent.l2.announce import announcements
+from agent.l2.announce import address_frames, announcements
 
 MAC = "fa:16:3e:00:00:01"
 
@@ -47,3 +47,8 @@ def test_frames_are_not_shorter_than_ethernet_allows():
 def test_port_without_addresses_announces_its_mac_address():
     (frame,) = map(Ether, announcements(port()))
     assert (frame.src, frame.type) == (MAC, 0x8035)
+
+
+def test_an_address_of_a_router_is_announced_as_one():
+    (raw,) = address_frames(MAC, ["2001:db8::1"], router=True)
+    assert (Ether(raw)[ICMPv6ND_NA].R, Ether(raw)[ICMPv6ND_NA].O) == (1, 1)
