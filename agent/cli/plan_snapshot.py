@@ -2,7 +2,8 @@
 """The plan of a saved snapshot, on a switch that is imagined: every port plugged, every bridge there.
 
 For looking at a host's plan on another machine.  It is the daemon's own planning
-code; only the numbers that Open vSwitch would have given are made up.
+code; only the numbers that Open vSwitch would have given are made up, and of each
+router the first of its gateways is taken for the one in use.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from agent.core.model import HostName, HostSnapshot, NetworkType, PluggedInterfa
 from agent.core.plan import Delta, Plan
 from agent.core.snapshot_file import SnapshotFile
 from agent.l2.settings import LocalSettings
+from agent.l3.state import GatewayState
 from agent.planner import build_plan, wanted_claims
 
 
@@ -34,7 +36,7 @@ def plan_snapshot(path: Path) -> dict[str, object]:
     local = _settings_of(snapshot)
     switch = _imagined_switch(snapshot, local)
     numbers, problems = allocate({}, wanted_claims(snapshot, switch, services=local.services))
-    plan = build_plan(snapshot, numbers, switch, Memo(), local)
+    plan = build_plan(snapshot, numbers, switch, Memo(), local, _imagined_gateways(snapshot))
     return preview.as_json(snapshot, _as_creations(plan), (*plan.problems, *problems), None)
 
 
@@ -67,12 +69,21 @@ def _imagined_switch(snapshot: HostSnapshot, local: LocalSettings) -> SwitchView
     uplinks = [service_identity.DHCP_DEVICE, service_identity.METADATA_DEVICE]
     uplinks += [naming.tunnel_port_name(kind) for kind in NetworkType if kind.is_tunnel]
     uplinks += [naming.patch_port_names(physnet)[0] for physnet in sorted(local.bridge_mappings)]
+    legs = [leg.port for router in snapshot.routers.values() for leg in (*router.interfaces, router.gateway) if leg]
+    uplinks += [naming.router_link_names(leg, gateway=False)[0] for leg in sorted(legs)]
     return SwitchView(
         connected=True,
         bridges=frozenset({naming.INTEGRATION_BRIDGE, *local.bridge_mappings.values()}),
         interfaces=interfaces,
         ofports={name: next(numbers) for name in uplinks},
+        uplinks=dict.fromkeys(local.bridge_mappings.values(), True),
     )
+
+
+def _imagined_gateways(snapshot: HostSnapshot) -> GatewayState:
+    used = {key: next(iter(router.gateway_hosts), None) for key, router in snapshot.routers.items()}
+    here = frozenset(key for key, host in used.items() if host == snapshot.host)
+    return GatewayState(hosts=used, active=here)
 
 
 def _device(port: Port) -> str:

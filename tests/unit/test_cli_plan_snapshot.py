@@ -24,6 +24,9 @@ from agent.core.model import (
     NetworkType,
     Port,
     PortId,
+    Router,
+    RouterId,
+    RouterInterface,
     Subnet,
     SubnetId,
 )
@@ -34,7 +37,7 @@ BLUE = NetworkId("11111111-0000-0000-0000-000000000001")
 SUBNET = SubnetId("22222222-0000-0000-0000-000000000001")
 VM1 = PortId("33333333-0000-0000-0000-000000000001")
 VM2 = PortId("33333333-0000-0000-0000-000000000002")
-MAC1, MAC2 = "fa:16:3e:00:00:01", "fa:16:3e:00:00:02"
+MAC1, MAC2, ROUTER_MAC = "fa:16:3e:00:00:01", "fa:16:3e:00:00:02", "fa:16:3e:00:00:03"
 
 
 def snapshot() -> HostSnapshot:
@@ -94,6 +97,23 @@ def test_a_filtered_port_is_planned_with_its_bridge_and_each_rule_of_a_chain_on_
     chain = lines.index(f"  + 4 filter {naming.FORWARD_CHAIN}")
     assert lines[chain + 2] == f"        -i qbr+ -j {naming.TREE_CHAIN}"
     assert not any(line.endswith(" ") for line in lines)
+
+
+@pytest.mark.parametrize("order", [(HERE, THERE), (THERE, HERE)])
+def test_a_router_is_planned_as_if_its_first_gateway_were_in_use(
+    order: tuple[HostName, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base, path = snapshot(), tmp_path / "snapshot"
+    addresses = (FixedIp("10.0.0.1", SUBNET),)
+    leg = RouterInterface(PortId("44444444-0000-0000-0000-000000000001"), BLUE, ROUTER_MAC, addresses)
+    router = Router(RouterId("55555555-0000-0000-0000-000000000001"), "edge", gateway_hosts=order, interfaces=(leg,))
+    SnapshotFile(path, HERE).save(replace(base, routers={router.id: router}))
+    assert main(["plan", "--snapshot", str(path), "-o", "json"]) == 0
+    created = {driver: change["create"] for driver, change in json.loads(capsys.readouterr().out)["changes"].items()}
+    assert naming.router_namespace(router.id) in created["netns"]
+    here = order[0] == HERE
+    elsewhere = [key for key, value in created["flows"].items() if ROUTER_MAC in key and "192.0.2.2" in value]
+    assert bool(elsewhere) is not here, "frames to the router go where its gateway is"
 
 
 def test_a_file_that_is_something_else_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

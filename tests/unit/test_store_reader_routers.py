@@ -14,7 +14,18 @@ from agent.core.errors import Actor
 from agent.core.model import Host, HostName, HostSnapshot, NetworkType, Router, RouterId
 from agent.core.report import RouterState
 from agent.store import conditions
+from agent.store.document import (
+    FixedIpRequest,
+    FloatingIpFields,
+    HostRoute,
+    NetworkFields,
+    PortFields,
+    PortForwardingFields,
+    RouterFields,
+    SubnetFields,
+)
 from agent.store.status_writer import StatusWriter
+from agent.store.writer import Writer
 from tests.servers import StoreServer
 from tests.store_routers import DEADLINE, Followed, RouterStore, ref, refs, some, text_map
 
@@ -495,3 +506,40 @@ def test_a_host_that_announces_itself_goes_on_being_drained(store, follow):
     status.announce(replace(announced, bridge_mappings={"external": "br-new"})).result(DEADLINE)
     snapshot = following.until(lambda s: s.hosts[announced.name].bridge_mappings["external"] == "br-new")
     assert snapshot.hosts[announced.name].drain
+
+
+def test_what_the_writer_writes_is_read_whole_and_goes_without_a_trace(server, follow):
+    with Writer.connect([server.address]) as writer:
+        writer.create_network("public", NetworkFields(type="flat", physnet="external", external=True))
+        writer.create_subnet("public4", SubnetFields(network="public", cidr="203.0.113.0/24", dhcp=False))
+        for number, name in enumerate(("blue", "red")):
+            writer.create_network(name, NetworkFields(type="vxlan"))
+            writer.create_subnet(f"{name}4", SubnetFields(network=name, cidr=f"10.{number}.0.0/24"))
+            cidr, mode = f"2001:db8:{number}::/64", "slaac"
+            writer.create_subnet(f"{name}6", SubnetFields(network=name, cidr=cidr, ipv6_mode=mode))
+        inner = tuple(FixedIpRequest(subnet=subnet) for subnet in ("blue4", "blue6", "red4", "red6"))
+        routes = (HostRoute("10.9.0.0/16", "10.0.0.9"), HostRoute("10.9.0.0/16", "10.1.0.9"))
+        fields = RouterFields(external_network="public", gateway_hosts=("gw1",), interfaces=inner, routes=routes)
+        router = RouterId(writer.create_router("edge", fields).result.id)
+        writer.create_port("vm1", PortFields(network="blue", host="host1"))
+        writer.create_floating_ip("203.0.113.10", FloatingIpFields(port="vm1"))
+        writer.create_port_forwarding("203.0.113.11:2222", PortForwardingFields(protocol="tcp", internal="vm1:22"))
+        following = follow("gw1")
+        snapshot = following.until(lambda s: s.revision == writer.revision()[1])
+        assert not snapshot.problems
+        found = snapshot.routers[router]
+        assert found.gateway is not None
+        inner_addresses = {f.address for i in found.interfaces for f in i.fixed_ips}
+        assert inner_addresses == {"10.0.0.1", "10.1.0.1", "2001:db8::1", "2001:db8:1::1"}
+        assert found.routes == (("10.9.0.0/16", "10.0.0.9"), ("10.9.0.0/16", "10.1.0.9"))
+        assert [f.address for f in snapshot.floating_ips[router].values()] == ["203.0.113.10"]
+        assert [f.external_min for f in snapshot.port_forwardings[router].values()] == [2222]
+        assert {n.name for n in snapshot.networks.values()} == {"public", "blue", "red"}
+        moved = writer.set_port("vm1", PortFields(host="host2")).revision
+        (floating,) = following.until(lambda s: s.revision == moved).floating_ips[router].values()
+        assert floating.host == "host2"
+        writer.delete_port_forwarding("203.0.113.11:2222/tcp")
+        writer.delete_floating_ip("203.0.113.10")
+        gone = writer.delete_router("edge").revision
+        snapshot = following.until(lambda s: s.revision == gone)
+        assert replace(snapshot, generation="", revision=0) == HostSnapshot(HostName("gw1"), in_sync=True)
