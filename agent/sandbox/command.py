@@ -9,13 +9,14 @@ import shlex
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from agent.cli.options import add_common, settings
 from agent.cli.output import Format, complain, print_value, write_line
 from agent.core.errors import InputError
-from agent.sandbox.layout import DEFAULT_NAME, host_names
+from agent.sandbox.layout import DEFAULT_NAME, LINKS, UPSTREAM, host_names
 from agent.sandbox.sandbox import Sandbox, remove
 
 if TYPE_CHECKING:  # `exec` must start fast: what reads files, store and agents is imported where it is needed
@@ -39,10 +40,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "-f", "--file", metavar="FILE", help="apply FILE and make an instance for each of its ports (-: stdin)"
     )
     up.add_argument("--dhcp", action="store_true", help="let instances get their addresses by DHCP")
+    up.add_argument("--external", action="store_true", help=f"put a router beyond the external network: {UPSTREAM}")
     up.set_defaults(run=_up)
 
     inside = verbs.add_parser("exec", help="run a command on a host or in an instance")
-    inside.add_argument("place", metavar="NAME", help="a host, or an instance (called after its port)")
+    inside.add_argument("place", metavar="NAME", help=f"a host, an instance (called after its port), or {UPSTREAM}")
     inside.add_argument("words", metavar="-- COMMAND", nargs=argparse.REMAINDER, help="the command and its arguments")
     inside.set_defaults(run=_exec)
 
@@ -65,8 +67,39 @@ def configure(parser: argparse.ArgumentParser) -> None:
     status.set_defaults(run=_status)
     down = verbs.add_parser("down", help="end and remove everything, whatever state it is in")
     down.set_defaults(run=_down)
-    for verb in (up, env, restart, status, down):
+    for verb in (up, env, restart, status, down, *_add_faults(verbs)):
         add_common(verb)
+
+
+def _add_faults(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> list[argparse.ArgumentParser]:
+    """Add the verbs that break something, and mend it."""
+    link_down = verbs.add_parser("link-down", help="cut a link of a host")
+    link_down.add_argument("--silent", action="store_true", help="nothing passes, but the host has its carrier still")
+    link_down.set_defaults(run=lambda args: _done(Sandbox.cut, args, (args.link,), silently=args.silent))
+    link_up = verbs.add_parser("link-up", help="connect a link of a host again")
+    link_up.set_defaults(run=lambda args: _done(Sandbox.mend, args, (args.link,)))
+    host_down = verbs.add_parser("host-down", help="let a host die: its links are cut, its processes killed")
+    host_down.set_defaults(run=lambda args: _done(Sandbox.kill_host, args))
+    host_up = verbs.add_parser("host-up", help="start a dead host")
+    host_up.set_defaults(run=lambda args: _done(Sandbox.revive_host, args))
+    partition = verbs.add_parser("partition", help="let two hosts not hear each other on the underlay")
+    partition.set_defaults(run=lambda args: _done(Sandbox.partition, args, args.other))
+    heal = verbs.add_parser("heal", help="let two hosts hear each other again")
+    heal.set_defaults(run=lambda args: _done(Sandbox.heal, args, args.other))
+    added = [link_down, link_up, host_down, host_up, partition, heal]
+    for verb in added:
+        verb.add_argument("host", metavar="HOST")
+    for verb in (link_down, link_up):
+        verb.add_argument("link", choices=LINKS, metavar="LINK", help=", ".join(LINKS))
+    for verb in (partition, heal):
+        verb.add_argument("other", metavar="OTHER")
+    return added
+
+
+def _done(call: Callable[..., None], args: argparse.Namespace, *words: object, **options: object) -> int:
+    """Call a method of the sandbox about a host."""
+    call(Sandbox.find(args.name), args.host, *words, **options)
+    return EXIT_DONE
 
 
 def _up(args: argparse.Namespace) -> int:
@@ -76,7 +109,7 @@ def _up(args: argparse.Namespace) -> int:
     # Ended by a signal, leave nothing behind: the same way out as an interrupt from the keyboard.
     signal.signal(signal.SIGTERM, _terminated)
     begun = time.monotonic()
-    sandbox = Sandbox.create(args.name, args.hosts)
+    sandbox = Sandbox.create(args.name, args.hosts, external=args.external)
     status = EXIT_DONE if document is None else _bring_up(sandbox, document, dhcp=args.dhcp)
     hosts = ", ".join(f"{host.name} ({host.address})" for host in sandbox.hosts)
     write_line(f"sandbox {args.name}: {hosts} up in {time.monotonic() - begun:.1f} s")

@@ -12,7 +12,7 @@ from pathlib import Path
 import agent
 from agent.core.errors import ApplyError
 from agent.sandbox import ovs, responder
-from agent.sandbox.layout import AGENT_NAMESPACES, PHYSICAL_NETWORKS, HostPaths, SandboxPaths, physical_bridge
+from agent.sandbox.layout import PHYSICAL_NETWORKS, HostPaths, SandboxPaths, is_agents_namespace, physical_bridge
 from agent.sandbox.namespaces import Namespaces
 from agent.sandbox.process import ProcessFolder, ProcessRecord, start
 from agent.sandbox.readiness import NotifySocket, wait_ready
@@ -137,7 +137,7 @@ socket = {self.paths.agent_socket}
 
     def instances(self) -> list[str]:
         """Return the names of those that stand for virtual machines: all but the agent's own."""
-        return [name for name in self.namespaces() if name not in AGENT_NAMESPACES]
+        return [name for name in self.namespaces() if not is_agents_namespace(name)]
 
 
 def agent_environment() -> Mapping[str, str]:

@@ -62,6 +62,8 @@ def bring_up(sandbox: Sandbox, document: Document, *, dhcp: bool = False) -> Bro
         names = {entry.name for entry in document.ports}
         ports = [port for port in writer.list_ports() if port.name in names]
         here = [port for port in ports if port.host in sandbox.host_names]
+        if sandbox.upstream is not None:
+            sandbox.upstream.follow(writer)
         failures = plug(sandbox, writer, here, dhcp=dhcp)
         missing = _wait_applied(sandbox, written.revision)
         wait = [port for port in here if port.admin_state_up and port.name not in failures and port.host not in missing]

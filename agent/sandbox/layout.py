@@ -7,6 +7,7 @@ Everything of sandbox NAME lies below ``/run/hostplane-sandbox/NAME``::
     lock                    held by whoever is changing the sandbox
     ns/HOST.net, HOST.mnt   the namespaces, kept alive by a mount each
     ns/underlay.net, .mnt   those of the wires between the hosts and of the store
+    ns/upstream.net, .mnt   those of the router beyond the external network
     processes/*.json        process id and start time of what was started
     store.db, store.sock    the store
     HOST/ovs/               Open vSwitch: sockets, database, logs
@@ -24,13 +25,16 @@ from pathlib import Path
 
 from agent.core import service_identity
 from agent.core.errors import InputError
+from agent.core.naming import ROUTER_NAMESPACE
 
 ROOT = Path("/run/hostplane-sandbox")
 DEFAULT_NAME = "default"
 MAX_HOSTS = 200
-PHYSICAL_NETWORKS = ("physnet1", "external")
+EXTERNAL = "external"
+PHYSICAL_NETWORKS = ("physnet1", EXTERNAL)
 UNDERLAY = "underlay"
-AGENT_NAMESPACES = frozenset((service_identity.NAMESPACE,))  # that are no instances
+LINKS = (UNDERLAY, *PHYSICAL_NETWORKS)  # what a host is connected to
+UPSTREAM = "upstream"
 TUNNEL_BRIDGE = "br-phy"
 UPLINK = "uplink"
 UNDERLAY_NETWORK = ipaddress.IPv4Network("198.18.0.0/15")  # set aside for tests of network devices (RFC 2544)
@@ -175,11 +179,23 @@ def physical_bridge(physnet: str) -> str:
     return f"br-{physnet}"
 
 
+def is_agents_namespace(name: str) -> bool:
+    """Tell whether a namespace of a host is no instance: it is called like those that agents make."""
+    return name == service_identity.NAMESPACE or name.startswith(ROUTER_NAMESPACE)
+
+
+def wire_name(number: int, link: str) -> str:
+    """Return the wires' end of what connects host *number* to one of ``LINKS``."""
+    return f"h{number}-{link}"
+
+
 def check_instance_name(name: str, hosts: tuple[str, ...]) -> None:
     """Raise InputError unless an instance may be called *name* beside these hosts."""
     if name in hosts:
         raise InputError(f"port {name}: name: a host of the sandbox is called so; give the port another name")
-    if name in AGENT_NAMESPACES:
+    if name == UPSTREAM:
+        raise InputError(f"port {name}: name: the router beyond the external network is called so; choose another")
+    if is_agents_namespace(name):
         raise InputError(f"port {name}: name: the agent has a namespace called so; give the port another name")
     if name in (".", "..") or not _INSTANCE_NAME.fullmatch(name):
         raise InputError(f"port {name}: name: cannot be the name of a namespace (letters, digits, and _.:@+- inside)")

@@ -102,10 +102,10 @@ class Namespaces:
         """Return the file that keeps the network namespace of *owner*."""
         return self._pins(owner)[0]
 
-    def sweep(self) -> None:
-        """End every process in the namespaces of this sandbox; ApplyError when one stays."""
+    def sweep(self, owner: str | None = None) -> None:
+        """End every process in the namespaces of this sandbox, or of *owner* only; ApplyError when one stays."""
         deadline = time.monotonic() + SWEEP_TIMEOUT
-        ours = self._identities()
+        ours = self._identities(owner)
         while victims := _processes_in(ours):
             if time.monotonic() > deadline:
                 raise ApplyError(f"sandbox {self._paths.name}: processes {sorted(victims)} do not end")
@@ -136,13 +136,13 @@ class Namespaces:
     def _pins(self, owner: str) -> tuple[Path, Path]:
         return self._paths.pins / f"{owner}.net", self._paths.pins / f"{owner}.mnt"
 
-    def _identities(self) -> frozenset[NsIdentity]:
-        """Return the identities of all namespaces of the sandbox, those of instances too."""
+    def _identities(self, owner: str | None = None) -> frozenset[NsIdentity]:
+        """Return the identities of all namespaces of the sandbox, or of *owner*, those of instances too."""
         if not self._paths.pins.is_dir():
             return frozenset()
         namespace_device = Path("/proc/self/ns/net").stat().st_dev
         found = set()
-        for pin in self._paths.pins.iterdir():
+        for pin in self._paths.pins.iterdir() if owner is None else self._pins(owner):
             identity = _identity(pin)
             if identity is None or identity[0] != namespace_device:
                 continue  # a file that was made but not mounted on yet

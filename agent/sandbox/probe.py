@@ -4,9 +4,10 @@
 Tenants may have equal addresses, so an answer alone does not tell who gave it.  A
 raw socket in each instance therefore also watches which echo *requests* arrive.
 
-Reads one line of JSON, ``{"key": hex, "instances": [name], "asks": [[number, instance,
-address]], "seconds": s}``, prints ``ready`` once it listens, waits for another line,
-pings for that long and prints ``{"arrived": [[number, instance]], "answered": [number]}``.
+Reads one line of JSON, ``{"key": hex, "instances": [name], "here": name, "asks": [[number,
+instance, address]], "seconds": s}``, prints ``ready`` once it listens, waits for another line,
+pings for that long and prints ``{"arrived": [[number, instance, source address]], "answered":
+[number]}``.  ``here`` is what the machine itself is called, if it takes part.
 """
 
 from __future__ import annotations
@@ -48,16 +49,20 @@ class Probe:
 
     key: bytes
     ears: dict[tuple[str, int], Ear] = field(default_factory=dict)
-    arrived: set[tuple[int, str]] = field(default_factory=set)
+    arrived: set[tuple[int, str, str]] = field(default_factory=set)
     answered: set[int] = field(default_factory=set)
 
     def listen(self, instance: str) -> None:
         """Open the sockets of an instance."""
         with (NETNS_FOLDER / instance).open("rb") as namespace, inside(namespace.fileno()):
-            for version, (family, protocol) in _PROTOCOL.items():
-                ear = Ear(instance, version, socket.socket(family, socket.SOCK_RAW, protocol))
-                ear.socket.setblocking(False)
-                self.ears[instance, version] = ear
+            self.listen_here(instance)
+
+    def listen_here(self, name: str) -> None:
+        """Open the sockets of the namespace that we are in."""
+        for version, (family, protocol) in _PROTOCOL.items():
+            ear = Ear(name, version, socket.socket(family, socket.SOCK_RAW, protocol))
+            ear.socket.setblocking(False)
+            self.ears[name, version] = ear
 
     def ask(self, number: int, instance: str, address: str) -> None:
         """Send an echo request; that there is no route is as good as no answer."""
@@ -73,7 +78,7 @@ class Probe:
         """Take down all that has come to a socket."""
         with contextlib.suppress(BlockingIOError):
             while True:
-                packet = ear.socket.recv(2048)
+                packet, (sender, *_) = ear.socket.recvfrom(2048)
                 icmp = packet[(packet[0] & 15) * 4 :] if ear.version == 4 else packet
                 body = icmp[_HEADER.size :]
                 if not body.startswith(self.key) or len(body) < KEY_BYTES + _NUMBER.size:
@@ -81,7 +86,7 @@ class Probe:
                 (number,) = _NUMBER.unpack_from(body, KEY_BYTES)
                 request, reply = _ECHO[ear.version]
                 if icmp[0] == request:
-                    self.arrived.add((number, ear.instance))
+                    self.arrived.add((number, ear.instance, sender))
                 elif icmp[0] == reply:
                     self.answered.add(number)
 
@@ -100,6 +105,8 @@ def main() -> None:
     probe = Probe(bytes.fromhex(order["key"]))
     for instance in order["instances"]:
         probe.listen(instance)
+    if order["here"]:
+        probe.listen_here(order["here"])
     sys.stdout.write("ready\n")
     sys.stdout.flush()
     sys.stdin.readline()

@@ -14,6 +14,8 @@ from typing import IO
 
 from agent.core.errors import ApplyError
 from agent.sandbox.host import agent_environment
+from agent.sandbox.layout import UPSTREAM
+from agent.sandbox.machine import Machine
 from agent.sandbox.probe import KEY_BYTES
 from agent.sandbox.sandbox import Sandbox
 
@@ -23,12 +25,16 @@ _GRACE = 20.0  # seconds for the programs to start and to end
 
 @dataclass(frozen=True, slots=True)
 class Ping:
-    """What came of the echo requests of an instance to an address: where they arrived, and if an answer came back."""
+    """What came of the echo requests of an instance, or the router beyond, to an address.
+
+    Where they arrived, if an answer came back, and from what address they seemed to come where they arrived.
+    """
 
     source: str
     address: str
     arrived_at: frozenset[str]
     answered: bool
+    seen_from: frozenset[str] = frozenset()
 
 
 def ping_all(sandbox: Sandbox, asks: Iterable[tuple[str, str]], seconds: float = SECONDS) -> list[Ping]:
@@ -39,11 +45,13 @@ def ping_all(sandbox: Sandbox, asks: Iterable[tuple[str, str]], seconds: float =
     numbered = list(enumerate(asks))
     hosts = {source: sandbox.resolve(source).host for _, (source, _) in numbered}
     key = secrets.token_hex(KEY_BYTES)
+    machines: list[Machine] = [*sandbox.hosts, *((sandbox.upstream,) if sandbox.upstream is not None else ())]
     programs = []
     try:
-        for host in sandbox.hosts:
+        for host in machines:
             order = {
                 "key": key,
+                "here": UPSTREAM if host is sandbox.upstream else "",
                 "instances": host.instances(),
                 "asks": [(number, *ask) for number, ask in numbered if hosts[ask[0]] is host],
                 "seconds": seconds,
@@ -58,17 +66,26 @@ def ping_all(sandbox: Sandbox, asks: Iterable[tuple[str, str]], seconds: float =
     finally:
         for program in programs:
             program.end()
-    arrived = {pair for answer in answers for pair in answer.arrived}
+    heard: dict[int, set[tuple[str, str]]] = {number: set() for number, _ in numbered}
+    for answer in answers:
+        for number, name, sender in answer.arrived:
+            heard[number].add((name, sender))
     answered = {number for answer in answers for number in answer.answered}
     return [
-        Ping(source, address, frozenset(name for n, name in arrived if n == number), number in answered)
+        Ping(
+            source,
+            address,
+            frozenset(name for name, _ in heard[number]),
+            number in answered,
+            frozenset(sender for _, sender in heard[number]),
+        )
         for number, (source, address) in numbered
     ]
 
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    arrived: list[tuple[int, str]]
+    arrived: list[tuple[int, str, str]]
     answered: list[int]
 
 
@@ -96,7 +113,7 @@ class _Program:
             heard = json.loads(output)
         except (subprocess.TimeoutExpired, ValueError):
             raise ApplyError(f"{self._host}: pinging did not end well: {errors.strip()}") from None
-        return _Answer([(number, name) for number, name in heard["arrived"]], heard["answered"])
+        return _Answer([(number, name, sender) for number, name, sender in heard["arrived"]], heard["answered"])
 
     def end(self) -> None:
         if self._process.poll() is None:

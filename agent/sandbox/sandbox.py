@@ -19,13 +19,15 @@ from dataclasses import dataclass
 from typing import Literal, TypeVar
 
 from agent.core.errors import ApplyError, InputError
-from agent.sandbox import underlay
+from agent.sandbox import faults, underlay
 from agent.sandbox.host import SimulatedHost
-from agent.sandbox.layout import ROOT, SandboxPaths, host_names, sandbox_paths, underlay_address
+from agent.sandbox.layout import LINKS, ROOT, UPSTREAM, SandboxPaths, host_names, sandbox_paths, underlay_address
+from agent.sandbox.machine import Machine
 from agent.sandbox.namespaces import Namespaces
-from agent.sandbox.process import ProcessFolder
+from agent.sandbox.process import EXIT_TIMEOUT, ProcessFolder
 from agent.sandbox.store import SandboxStore
 from agent.sandbox.tools import wait_until
+from agent.sandbox.upstream import Upstream
 
 FORMAT = 1  # of sandbox.json
 LOCK_TIMEOUT = 2.0  # seconds
@@ -35,16 +37,16 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a command can run: a host, or an instance (a namespace) on it."""
+    """Where a command can run: a host or the router beyond, or an instance (a namespace) on it."""
 
-    host: SimulatedHost
+    host: Machine
     instance: str | None = None
 
 
 class Sandbox:
     """One sandbox that exists.  Made by ``create``, found by ``find``, ended by ``remove``."""
 
-    def __init__(self, paths: SandboxPaths, names: Sequence[str]) -> None:
+    def __init__(self, paths: SandboxPaths, names: Sequence[str], *, external: bool = False) -> None:
         self.paths = paths
         self._namespaces = Namespaces(paths)
         processes = ProcessFolder(paths.processes)
@@ -53,6 +55,7 @@ class Sandbox:
             SimulatedHost(paths, name, underlay_address(number), self._namespaces, processes)
             for number, name in enumerate(names, 1)
         )
+        self.upstream = Upstream(paths, self._namespaces) if external else None
 
     @property
     def name(self) -> str:
@@ -60,11 +63,12 @@ class Sandbox:
         return self.paths.name
 
     @classmethod
-    def create(cls, name: str, hosts: int = 2, *, agents: bool = True) -> Sandbox:
+    def create(cls, name: str, hosts: int = 2, *, agents: bool = True, external: bool = False) -> Sandbox:
         """Make a sandbox and start everything in it; return when all agents are ready.
 
         On failure, or when interrupted, everything is taken down again.  InputError when there is
-        one of this name.  ``agents`` False leaves the agents to be started later.
+        one of this name.  ``agents`` False leaves the agents to be started later.  With ``external``
+        there is a router beyond the external network.
         """
         paths = sandbox_paths(name)
         names = host_names(hosts)
@@ -77,7 +81,7 @@ class Sandbox:
             raise InputError(f"sandbox {name}: exists already; take it down first: {_command(name)} down") from None
         with _locked(paths):
             try:
-                sandbox = cls(paths, names)
+                sandbox = cls(paths, names, external=external)
                 sandbox._build(agents)
             except BaseException:
                 _clean(paths)
@@ -91,11 +95,12 @@ class Sandbox:
         try:
             description = json.loads(paths.description.read_text())
             names = [str(host) for host in description["hosts"]]
+            external = bool(description.get("external", False))
         except FileNotFoundError:
             raise InputError(f"sandbox {name}: is not there; make it: {_command(name)} up") from None
         except (ValueError, KeyError, TypeError):
             raise InputError(f"sandbox {name}: is broken; take it down: {_command(name)} down") from None
-        return cls(paths, names)
+        return cls(paths, names, external=external)
 
     def host(self, name: str) -> SimulatedHost:
         """Return a host by name; InputError that lists the hosts when there is none."""
@@ -110,9 +115,14 @@ class Sandbox:
         return tuple(host.name for host in self.hosts)
 
     def resolve(self, name: str) -> Place:
-        """Return the host or the instance called *name*; InputError when there is none, or more than one."""
+        """Return the host or the instance called *name*, or the router ``upstream``.
+
+        InputError when there is none, or more than one.
+        """
         if name in self.host_names:
             return Place(self.host(name))
+        if name == UPSTREAM and self.upstream is not None:
+            return Place(self.upstream)
         found = [host for host in self.hosts if name in host.namespaces()]
         if not found:
             raise InputError(f"sandbox {self.name}: no host or instance is called {name}")
@@ -142,11 +152,69 @@ class Sandbox:
                 self.store.stop(kill=kill)
                 self.store.start()
 
+    def cut(self, host: str, links: Sequence[str] = LINKS, *, silently: bool = False) -> None:
+        """Cut links (``LINKS``) of a host; *silently* they keep their carrier."""
+        number = self._number(host)
+        with _locked(self.paths):
+            faults.cut(self._namespaces, number, links, silently=silently)
+
+    def mend(self, host: str, links: Sequence[str] = LINKS) -> None:
+        """Connect links of a host again."""
+        number = self._number(host)
+        with _locked(self.paths):
+            faults.mend(self._namespaces, number, links)
+
+    def kill_host(self, host: str) -> None:
+        """Let a host die: nothing comes from it any more, and all its processes are killed."""
+        number, running = self._number(host), self.host(host).processes()
+        with _locked(self.paths):
+            faults.cut(self._namespaces, number)
+            self._namespaces.sweep(host)
+            for record in running.values():
+                record.wait(EXIT_TIMEOUT)  # what it had open may take a moment to close
+
+    def revive_host(self, host: str) -> None:
+        """Start what runs on a host that was killed, and connect it; return when its agent is ready.
+
+        What its kernel held is still there: namespaces, devices, rules.
+        """
+        target = self.host(host)
+        with _locked(self.paths):
+            if running := target.processes():
+                raise InputError(f"sandbox {self.name}: host {host} is not dead: {', '.join(sorted(running))} runs")
+            faults.mend(self._namespaces, self._number(host))
+            target.switch.start_database()
+            target.switch.start_switch()
+            target.start_agent()
+
+    def partition(self, host: str, other: str) -> None:
+        """Let two hosts not hear each other on the underlay, while all others hear both."""
+        numbers = self._pair(host, other)
+        with _locked(self.paths):
+            faults.partition(self._namespaces, *numbers)
+
+    def heal(self, host: str, other: str) -> None:
+        """End a partition."""
+        numbers = self._pair(host, other)
+        with _locked(self.paths):
+            faults.heal(self._namespaces, *numbers)
+
+    def _number(self, host: str) -> int:
+        return self.hosts.index(self.host(host)) + 1
+
+    def _pair(self, host: str, other: str) -> tuple[int, int]:
+        if host == other:
+            raise InputError(f"sandbox {self.name}: host {host} cannot be parted from itself")
+        return self._number(host), self._number(other)
+
     def _build(self, agents: bool) -> None:
         self.paths.processes.mkdir()
-        self.paths.description.write_text(json.dumps({"format": FORMAT, "hosts": self.host_names}))
+        description = {"format": FORMAT, "hosts": self.host_names, "external": self.upstream is not None}
+        self.paths.description.write_text(json.dumps(description))
         self._namespaces.prepare()
         underlay.create(self.paths, self._namespaces)
+        if self.upstream is not None:
+            self.upstream.create()
         with ThreadPoolExecutor(max_workers=8) as pool:
             try:
                 self._start_all(pool, agents)

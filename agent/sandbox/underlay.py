@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from agent.sandbox.layout import PHYSICAL_NETWORKS, UNDERLAY, UPLINK, SandboxPaths
+from agent.sandbox.layout import LINKS, UNDERLAY, UPLINK, SandboxPaths, wire_name
 from agent.sandbox.namespaces import Namespaces, join_network
 from agent.sandbox.tools import run
 
@@ -29,7 +29,7 @@ def create(paths: SandboxPaths, namespaces: Namespaces) -> None:
     namespaces.create(UNDERLAY, paths.root / UNDERLAY / "netns")
     run([*namespaces.enter(UNDERLAY), "sh", "-ec", f"{_QUIET}\n{_UNFILTERED}"])
     lines = []
-    for bridge in (UNDERLAY, *PHYSICAL_NETWORKS):
+    for bridge in LINKS:
         lines += [
             f"link add {bridge} type bridge stp_state 0 mcast_snooping 0",
             f"link set {bridge} up",
@@ -42,8 +42,8 @@ def connect(namespaces: Namespaces, hosts: Sequence[str]) -> None:
     lines = []
     for number, host in enumerate(hosts, 1):
         pin = namespaces.network_pin(host)
-        for inside, bridge in ((UPLINK, UNDERLAY), *((physnet, physnet) for physnet in PHYSICAL_NETWORKS)):
-            outside = f"h{number}-{bridge}"
+        for bridge in LINKS:
+            inside, outside = UPLINK if bridge == UNDERLAY else bridge, wire_name(number, bridge)
             lines += [
                 f"link add {outside} type veth peer name {inside} netns {pin}",
                 f"link set {outside} master {bridge} up",

@@ -17,8 +17,8 @@ def new_lab() -> Iterator[Callable[..., Lab]]:
     """Return a function that makes a sandbox; all are taken down after the module."""
     with contextlib.ExitStack() as ends:
 
-        def make(hosts: int = 2, *, agents: bool = True) -> Lab:
-            lab = Lab(Sandbox.create(unique_name(), hosts, agents=agents))
+        def make(hosts: int = 2, *, agents: bool = True, external: bool = False) -> Lab:
+            lab = Lab(Sandbox.create(unique_name(), hosts, agents=agents, external=external))
             ends.callback(lab.close)
             return lab
 

@@ -40,8 +40,9 @@ class Station:
 def namespace_of(lab: Lab, place: str) -> Path:
     """Return a path to the network namespace of a host or an instance that works from outside the sandbox."""
     found = lab.sandbox.resolve(place)
+    switch = lab.sandbox.host(found.host.name).switch
     # The database outlives restarts of agent and switch.
-    process = next(record for name, record in found.host.switch.processes().items() if "db" in name)
+    process = next(record for name, record in switch.processes().items() if "db" in name)
     if found.instance is None:
         return Path(f"/proc/{process.pid}/ns/net")
     return Path(f"/proc/{process.pid}/root/run/netns/{found.instance}")
