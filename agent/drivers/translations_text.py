@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Keys and values of driver ``translations``, taken apart; ``agent.core.items`` says what they look like."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from agent.core.errors import ApplyError
+from agent.core.plan import Key
+from agent.drivers.conntrack_nat import TranslatedConnection
+
+ANYBODY: Final = "*"  # value of an address that whoever has none of his own is translated to
+
+
+@dataclass(frozen=True, slots=True)
+class Translation:
+    """What stands behind an external address, addresses in network order.
+
+    ``internal`` empty: anybody, for what goes out.  With a ``protocol`` only *ports* from
+    ``first`` to ``last`` are meant, for what comes in, and the first of them is ``inner``.
+    """
+
+    external: bytes
+    internal: bytes
+    protocol: int | None = None
+    first: int = 0
+    last: int = 0
+    inner: int = 0
+
+    def brings_in(self, one: TranslatedConnection) -> bool:
+        """Tell whether *one* went to ``internal`` because it was sent to ``external``."""
+        sent, answered = one.original, one.reply
+        if (sent.destination, answered.source) != (self.external, self.internal):
+            return False
+        if self.protocol is None:
+            return True
+        inside = self.first <= sent.destination_port <= self.last and sent.protocol == self.protocol
+        return inside and answered.source_port - self.inner == sent.destination_port - self.first
+
+    def brings_out(self, one: TranslatedConnection) -> bool:
+        """Tell whether *one* came from ``internal`` and is seen to come from ``external``."""
+        if self.protocol is not None or one.reply.destination != self.external:
+            return False
+        return one.has_other_source and (not self.internal or one.original.source == self.internal)
+
+
+def parse(key: Key, value: str) -> tuple[str, Translation]:
+    """Return the namespace and the translation of an item; raise ApplyError for what is none."""
+    try:
+        match key.split(" "):
+            case [namespace, external] if value == ANYBODY:
+                return namespace, Translation(_packed(external), b"")
+            case [namespace, external]:
+                return namespace, Translation(_packed(external), _packed(value))
+            case [namespace, external, protocol, ports]:
+                internal, _, inner_ports = value.partition(":")
+                (first, last), (inner, most) = _range(ports), _range(inner_ports)
+                if last - first == most - inner:
+                    outer = _packed(external)
+                    return namespace, Translation(outer, _packed(internal), int(protocol), first, last, inner)
+    except ValueError:
+        pass
+    raise ApplyError(f"{key!r} cannot be translated to {value!r}")
+
+
+class Explanation:
+    """What translates connections now: *wanted*, and the addresses *own* of the router."""
+
+    def __init__(self, wanted: Iterable[Translation], own: Iterable[bytes]) -> None:
+        self._by_external: dict[bytes, list[Translation]] = {}
+        for each in wanted:
+            self._by_external.setdefault(each.external, []).append(each)
+        # What has no address of its own goes out under the router's; not under one that stands for somebody.
+        floating = {each.external for each in wanted if each.internal and each.protocol is None}
+        self._own = frozenset(own) - floating
+
+    def holds(self, one: TranslatedConnection) -> bool:
+        """Tell whether all that was done to *one* would be done today."""
+        sent, answered = one.original, one.reply
+        if one.has_other_destination and not any(
+            each.brings_in(one) for each in self._by_external.get(sent.destination, ())
+        ):
+            return False
+        if not one.has_other_source or answered.destination in self._own:
+            return True
+        return any(each.brings_out(one) for each in self._by_external.get(answered.destination, ()))
+
+
+def _packed(address: str) -> bytes:
+    try:
+        return socket.inet_pton(socket.AF_INET, address)
+    except OSError as err:
+        raise ValueError(address) from err
+
+
+def _range(text: str) -> tuple[int, int]:
+    first, _, last = text.partition("-")
+    return int(first), int(last)
