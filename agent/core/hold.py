@@ -53,8 +53,9 @@ def _is_missed(router: Router, new: HostSnapshot) -> bool:
     """Tell whether a router that *new* lacks is one that the host would still have to have.
 
     One that the host had for its own ports goes with the last of them, and these are counted.
+    Gateways of a host that is drained are elsewhere already.
     """
     if new.host in router.gateway_hosts:
-        return True
+        return not (new.host in new.hosts and new.hosts[new.host].drain)
     networks = {interface.network for interface in router.interfaces}
     return any(port.network in networks for port in new.ports.values())

@@ -9,6 +9,7 @@ import pytest
 
 from agent.core.inputs import OFFLINE_AFTER, HoldLimits, SnapshotChooser
 from agent.core.model import (
+    Host,
     HostName,
     HostSnapshot,
     PluggedInterface,
@@ -159,6 +160,13 @@ def test_routers_that_get_other_gateway_hosts_are_handed_over(file):
     choice.choose(with_routers(snapshot(3), 6, HOST), legs(6, ports=3), 0.0, 0.0)
     elsewhere = with_routers(snapshot(3, revision=2), 6, HostName("other"))
     assert choice.choose(elsewhere, legs(6, ports=3), 0.0, 0.0) is elsewhere
+
+
+def test_a_drained_host_gives_its_routers_up(file):
+    choice = chooser(file)
+    choice.choose(with_routers(snapshot(0), 6, HOST), legs(6), 0.0, 0.0)
+    drained = replace(snapshot(0, revision=2), hosts={HOST: Host(HOST, drain=True)})
+    assert choice.choose(drained, legs(6), 0.0, 0.0) is drained
 
 
 def test_a_restart_does_not_release_a_hold(file):
