@@ -19,10 +19,11 @@ import select
 import signal
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from types import FrameType
+from typing import Final
 
 from agent import config as configuration
 from agent import logs
@@ -31,7 +32,7 @@ from agent.core.errors import AgentError, ConfigError
 from agent.core.inputs import HoldLimits, SnapshotChooser
 from agent.core.model import Host
 from agent.core.naming import INTEGRATION_BRIDGE
-from agent.core.plan import Driver
+from agent.core.plan import Driver, WriteOrder
 from agent.core.reconciler import Reconciler
 from agent.core.retry import Backoff
 from agent.core.service_identity import NAMESPACE
@@ -41,11 +42,13 @@ from agent.drivers.announcer import Announcer
 from agent.drivers.connects import ConnectsDriver
 from agent.drivers.flows import FlowsDriver
 from agent.drivers.links import LinksDriver
+from agent.drivers.nat import NatDriver
 from agent.drivers.netns import NetnsDriver
 from agent.drivers.ovs import OvsDriver
 from agent.drivers.routes import RoutesDriver
 from agent.drivers.switch import LocalSwitch
 from agent.drivers.switch_watch import SwitchWatch
+from agent.drivers.translations import TranslationsDriver
 from agent.filtering import ORDERS, Filtering
 from agent.gateways import Gateways
 from agent.l2.settings import LocalSettings, MetadataLimits
@@ -63,6 +66,8 @@ LOG = logging.getLogger("agent")
 READY_AFTER = 15.0  # seconds after which we say that we are ready, whatever is missing (it is named)
 SUPERVISE = 2.0  # seconds between two looks at the embedded store
 SNAPSHOT_FILE = "snapshot"
+# One script takes a router's old and new rules; connections end when the rules that they began by are gone.
+ROUTER_ORDERS: Final[Mapping[str, WriteOrder]] = {"nat": WriteOrder.AT_ONCE, "translations": WriteOrder.LAST}
 
 
 class Agent:
@@ -104,9 +109,11 @@ class Agent:
             RoutesDriver(),
             OvsDriver(self._switch, config.switch.datapath_type),
             *(self._filtering.before_flows if self._filtering is not None else ()),
+            NatDriver(run, _backend(config)),
             *((ConnectsDriver(run, (NAMESPACE,)), self._responding.driver) if self._responding is not None else ()),
             flows,
             *(self._filtering.after_flows if self._filtering is not None else ()),
+            TranslationsDriver(),
         )
         limits = HoldLimits(config.passes.hold_share, config.passes.hold_minimum)
         saved = SnapshotFile(config.state_dir / SNAPSHOT_FILE, config.host)
@@ -126,7 +133,7 @@ class Agent:
                 Backoff(),
                 heartbeat.advanced,
                 # Filters that go are the last to go: what opens the ports behind them goes before.
-                ORDERS if config.filters.enabled else {},
+                {**(ORDERS if config.filters.enabled else {}), **ROUTER_ORDERS},
             ),
             wake=wake,
             filtering=self._filtering,
@@ -230,9 +237,14 @@ class Agent:
         self._notifier.ready(self._daemon.ready()[1])
 
 
+def _backend(config: configuration.AgentConfig) -> str:
+    """Return which iptables is used, "" for whatever the program of that name is."""
+    return "" if config.filters.backend == "auto" else config.filters.backend
+
+
 def _filtering(config: configuration.AgentConfig, run: CommandRunner, wake: Wake) -> Filtering | None:
     """Return the filters' part; where they are switched off None, unless what they have left must go first."""
-    backend = "" if config.filters.backend == "auto" else config.filters.backend
+    backend = _backend(config)
 
     def make(runner: CommandRunner) -> Filtering:
         return Filtering(config.host, runner, backend, config.filters.packet_log, wake.set)

@@ -366,6 +366,7 @@ class Daemon:
                 "links",
                 "routes",
                 "ovs",
+                "nat",
                 *(("connects", "responder") if parts.responding is not None else ()),
             ):
                 parts.reconciler.read_back(self._driver(name), 0, 1)
