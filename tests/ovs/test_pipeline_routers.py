@@ -1,0 +1,253 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How packets come to routers and leave them: planned flows in a real switch, asked packet by packet.
+
+What the router in a namespace makes of them is not seen here; ``edge_world`` says who is where.
+"""
+
+import re
+
+import pytest
+from scapy.layers.inet import ICMP, IP
+from scapy.layers.inet6 import ICMPv6MLReport2, ICMPv6ND_NA, IPv6
+from scapy.layers.l2 import ARP
+
+from agent.core.service_identity import link_local
+from tests.golden.l2_world import mac, underlay
+from tests.golden.router_world import EXTERNAL_PATCH, edge_world, leg_mac
+from tests.ovs.pipeline_lab import Lab, dump, load, running_switch, tunnel
+from tests.ovs.pipeline_packets import BROADCAST, NOBODY, ether, is_at, ping, ping6, solicit, who_has
+
+BLUE, RED, PUBLIC = 2001, 2002, 2003  # OpenFlow numbers of the router's legs
+AT_BLUE, AT_RED, AT_PUBLIC = "hpr-edge-blue", "hpr-edge-red", "hpr-edge-public"
+R_BLUE, R_RED, G = leg_mac(1), leg_mac(2), leg_mac(3)
+FLOATING = "fa:16:3e:ff:ff:01"  # the MAC address of 203.0.113.21
+THERE = f"vxlan 5000 to {underlay(2)}"
+THERE_RED = f"vxlan 5001 to {underlay(2)}"
+BEYOND = f"vxlan 5000 to {underlay(3)}"
+OUTSIDE = f"in_port={EXTERNAL_PATCH}"
+UPSTREAM = "02:00:00:00:0e:01"
+FROM_THERE = tunnel("vxlan", 5000, underlay(2))
+NOWHERE: set[str] = set()
+INTERNET = "198.51.100.7"
+
+
+@pytest.fixture(scope="module")
+def switch(tmp_path_factory):
+    with running_switch(tmp_path_factory.mktemp("routers"), ports=3) as running:
+        words = ["--", "add-br", "br-ex", "--", "set", "Bridge", "br-ex", "datapath_type=dummy", "fail-mode=standalone"]
+        ports = {"hp-i-physnet2": EXTERNAL_PATCH, AT_BLUE: BLUE, AT_RED: RED, AT_PUBLIC: PUBLIC}
+        for name, number in ports.items():
+            kind = ("type=patch", "options:peer=hp-p-physnet2") if name == "hp-i-physnet2" else ("type=dummy",)
+            words += [
+                "--",
+                "add-port",
+                "br-int",
+                name,
+                "--",
+                "set",
+                "Interface",
+                name,
+                f"ofport_request={number}",
+                *kind,
+            ]
+        words += ["--", "add-port", "br-ex", "hp-p-physnet2"]
+        words += ["--", "set", "Interface", "hp-p-physnet2", "type=patch", "options:peer=hp-i-physnet2"]
+        words += ["--", "add-port", "br-ex", "world", "--", "set", "Interface", "world", "type=dummy"]
+        running.vsctl(*words)
+        yield running
+
+
+class RouterLab(Lab):
+    """A switch that holds a world's flows; says what became of the last packet."""
+
+    def send(self, source, packet):
+        """Return where the packet goes; what the operator's bridge keeps for itself does not count."""
+        return Lab.send(self, source, packet) - {"br-ex"}
+
+    def final(self, field: str) -> str:
+        """Return a field of the packet as it went out."""
+        text = re.findall(r"^Final flow: (.*)$", self.trace, re.MULTILINE)[-1]
+        found = re.search(rf"\b{field}=([^,]*)", text)
+        assert found is not None, text
+        return found[1]
+
+
+@pytest.fixture
+def central(switch):
+    return RouterLab(switch, edge_world(distributed=False))
+
+
+@pytest.fixture
+def standby(switch):
+    return RouterLab(switch, edge_world(distributed=False, active="there"))
+
+
+@pytest.fixture
+def spread(switch):
+    """A distributed router whose gateway is active elsewhere."""
+    return RouterLab(switch, edge_world(distributed=True, active="there"))
+
+
+@pytest.fixture
+def spread_gateway(switch):
+    return RouterLab(switch, edge_world(distributed=True))
+
+
+def out_of(leg_mac_, target, src=INTERNET, dst="10.0.0.11"):
+    """Return a packet that a leg sends."""
+    return ether(leg_mac_, target) / IP(src=src, dst=dst) / ICMP()
+
+
+@pytest.mark.parametrize("distributed", [False, True])
+@pytest.mark.parametrize("active", ["here", "there", None])
+@pytest.mark.parametrize("routes", [False, True])
+def test_planned_text_is_what_the_switch_shows(switch, distributed, active, routes):
+    world = edge_world(distributed=distributed, active=active)
+    if routes:
+        world.change_router("edge", routes=(("10.9.0.0/16", "10.0.0.9"), ("10.9.1.0/24", "203.0.113.9")))
+    flows = world.flows()
+    load(switch, flows)
+    assert dump(switch) == flows
+
+
+class TestCentralised:
+    def test_what_instances_send_to_the_active_router_reaches_its_leg(self, central):
+        assert central.send(1, ping(1, R_BLUE, "10.0.0.11", INTERNET)) == {AT_BLUE}
+        assert central.send(1, ping(1, R_BLUE, "10.0.0.11", "10.1.0.12")) == {AT_BLUE}
+        assert central.send(1, ping6(1, R_BLUE, "fd00:1::11", "2001:db8::1")) == {AT_BLUE}
+        assert central.send(FROM_THERE, ping(11, R_BLUE, "10.0.0.21", INTERNET)) == {AT_BLUE}
+
+    def test_what_the_router_sends_finds_instances_here_and_elsewhere(self, central):
+        assert central.send(BLUE, out_of(R_BLUE, mac(1))) == {"tap1"}
+        assert central.send(BLUE, out_of(R_BLUE, mac(11))) == {THERE}
+        assert central.send(RED, out_of(R_RED, mac(12))) == {THERE_RED}
+        assert central.send(PUBLIC, out_of(G, UPSTREAM, "203.0.113.10", INTERNET)) == {"world"}
+
+    def test_interface_addresses_are_answered_for_everywhere(self, central, standby):
+        for lab in (central, standby):
+            assert lab.send(1, who_has(1, "10.0.0.1", "10.0.0.11")) == {"tap1"}
+            assert lab.final("arp_sha") == R_BLUE
+
+    def test_neighbor_solicitations_find_the_active_router(self, central, switch):
+        packet = solicit(1, "fd00:1::1", "fd00:1::11", mac(1))
+        for address in ("fd00:1::1", link_local(R_BLUE)):
+            packet = solicit(1, address, "fd00:1::11", mac(1))
+            assert central.send(1, packet) == {AT_BLUE}
+        standby = RouterLab(switch, edge_world(distributed=False, active="there"))
+        assert standby.send(1, packet) == {THERE}
+
+    def test_outside_the_gateway_and_floating_ips_are_answered_for_where_it_is_active(self, central):
+        for address in ("203.0.113.10", "203.0.113.21", "203.0.113.33", "203.0.113.40"):
+            assert central.send(OUTSIDE, who_has(UPSTREAM, address, "203.0.113.1")) == {AT_PUBLIC}
+        assert central.send(OUTSIDE, ping(UPSTREAM, G, INTERNET, "203.0.113.21")) == {AT_PUBLIC}
+
+    def test_instances_send_through_the_tunnel_to_the_active_gateway(self, standby):
+        assert standby.send(1, ping(1, R_BLUE, "10.0.0.11", INTERNET)) == {THERE}
+        assert standby.send(2, ping(2, R_RED, "10.1.0.12", "10.0.0.11")) == {THERE_RED}
+
+    def test_a_standby_says_and_takes_nothing(self, standby):
+        for leg, source in ((BLUE, R_BLUE), (RED, R_RED), (PUBLIC, G)):
+            assert standby.send(leg, who_has(source, "10.0.0.99", "10.0.0.1")) == NOWHERE
+            assert standby.send(leg, out_of(source, mac(1))) == NOWHERE
+            report = ether(source, "33:33:00:00:00:16") / IPv6(src="::", dst="ff02::16") / ICMPv6MLReport2()
+            assert standby.send(leg, report) == NOWHERE
+        assert standby.send(OUTSIDE, who_has(UPSTREAM, "203.0.113.10", "203.0.113.1")) == NOWHERE
+        assert standby.send(OUTSIDE, ping(UPSTREAM, G, INTERNET, "203.0.113.21")) == NOWHERE
+        assert standby.send(FROM_THERE, ping(11, R_BLUE, "10.0.0.21", INTERNET)) == NOWHERE
+
+    def test_without_any_gateway_nothing_leaves_and_addresses_stay_known(self, switch):
+        lab = RouterLab(switch, edge_world(distributed=False, active=None))
+        assert lab.send(1, who_has(1, "10.0.0.1", "10.0.0.11")) == {"tap1"}
+        assert lab.send(1, ping(1, R_BLUE, "10.0.0.11", INTERNET)) == NOWHERE
+
+    def test_announcements_pass_the_answers_for_the_announced_address(self, central):
+        assert central.send(PUBLIC, who_has(G, "203.0.113.10", "203.0.113.10")) == {"world"}
+        assert central.send(PUBLIC, who_has(G, "203.0.113.21", "203.0.113.21")) == {"world"}
+
+    def test_the_router_asks_for_addresses_that_the_store_does_not_know(self, central):
+        assert central.send(BLUE, who_has(R_BLUE, "10.0.0.50", "10.0.0.1")) == {"tap1", "tap3", THERE, BEYOND}
+        assert central.send(PUBLIC, who_has(G, "203.0.113.1", "203.0.113.10")) == {"world"}
+
+    def test_a_leg_hears_of_virtual_addresses_but_no_tenants_broadcasts(self, central):
+        announcement = ether(11, BROADCAST) / ARP(op=1, hwsrc=mac(11), psrc="10.0.0.50", pdst="10.0.0.50")
+        assert central.send(FROM_THERE, announcement) == {"tap1", "tap3", AT_BLUE}
+        assert central.send(FROM_THERE, ping(11, BROADCAST, "10.0.0.21", "10.0.0.255")) == {"tap1", "tap3"}
+
+
+class TestDistributed:
+    def test_between_networks_this_host_routes(self, spread):
+        assert spread.send(1, ping(1, R_BLUE, "10.0.0.11", "10.1.0.22")) == {AT_BLUE}
+        assert spread.send(1, ping6(1, R_BLUE, "fd00:1::11", "fd00:1::1")) == {AT_BLUE}
+        assert spread.send(RED, out_of(R_RED, mac(12), "10.0.0.11", "10.1.0.22")) == {THERE_RED}
+
+    def test_what_leaves_goes_through_the_tunnel_to_the_active_gateway(self, spread):
+        assert spread.send(2, ping(2, R_RED, "10.1.0.12", INTERNET)) == {THERE_RED}
+        assert spread.send(1, ping6(1, R_BLUE, "fd00:1::11", "2001:db8::1")) == {THERE}
+
+    def test_the_active_gateway_takes_it(self, spread_gateway):
+        assert spread_gateway.send(FROM_THERE, ping(11, R_BLUE, "10.0.0.21", INTERNET)) == {AT_BLUE}
+        assert spread_gateway.send(2, ping(2, R_RED, "10.1.0.12", INTERNET)) == {AT_RED}
+
+    def test_who_has_a_floating_ip_here_leaves_here_under_its_own_mac_address(self, spread):
+        assert spread.send(1, ping(1, R_BLUE, "10.0.0.11", INTERNET)) == {AT_BLUE}
+        assert spread.send(PUBLIC, out_of(G, UPSTREAM, "203.0.113.21", INTERNET)) == {"world"}
+        assert spread.final("dl_src") == FLOATING
+        assert spread.send(PUBLIC, who_has(G, "203.0.113.1", "203.0.113.21")) == {"world"}
+        assert (spread.final("arp_sha"), spread.final("dl_src")) == (FLOATING, FLOATING)
+
+    def test_a_floating_ip_is_found_under_its_own_mac_address(self, spread):
+        assert spread.send(OUTSIDE, who_has(UPSTREAM, "203.0.113.21", "203.0.113.1")) == {AT_PUBLIC}
+        assert spread.send(OUTSIDE, ping(UPSTREAM, FLOATING, INTERNET, "203.0.113.21")) == {AT_PUBLIC}
+        assert spread.final("dl_dst") == G
+        probe = who_has(UPSTREAM, "203.0.113.21", "203.0.113.1", target=FLOATING)
+        assert spread.send(OUTSIDE, probe) == {AT_PUBLIC}
+        assert spread.final("dl_dst") == G
+
+    def test_nothing_else_leaves_by_a_gateway_that_is_not_active(self, spread):
+        assert spread.send(PUBLIC, out_of(G, UPSTREAM, "203.0.113.10", INTERNET)) == NOWHERE
+        assert spread.send(PUBLIC, out_of(G, UPSTREAM, "10.1.0.12", INTERNET)) == NOWHERE
+        assert spread.send(PUBLIC, out_of(G, UPSTREAM, "203.0.113.33", INTERNET)) == NOWHERE
+        assert spread.send(PUBLIC, who_has(G, "203.0.113.1", "203.0.113.10")) == NOWHERE
+        for address in ("203.0.113.10", "203.0.113.33"):  # the leg may hear the question
+            answer = ether(G, UPSTREAM) / ARP(op=2, hwsrc=G, psrc=address, hwdst=UPSTREAM, pdst="203.0.113.1")
+            assert spread.send(PUBLIC, answer) == NOWHERE
+        assert spread.send(FROM_THERE, ping(11, R_BLUE, "10.0.0.21", INTERNET)) == NOWHERE
+
+    @pytest.mark.parametrize("address", ["203.0.113.10", "203.0.113.33", "203.0.113.40"])
+    def test_what_is_only_ready_here_is_met_where_it_is_in_use(self, spread, address):
+        assert spread.send(1, ping(1, R_BLUE, "10.0.0.11", address)) == {THERE}
+
+    def test_an_instance_without_an_own_uplink_has_its_floating_ip_at_the_gateway(self, spread_gateway):
+        own = "fa:16:3e:ff:ff:{:02x}".format
+        assert spread_gateway.send(OUTSIDE, ping(UPSTREAM, own(13), INTERNET, "203.0.113.33")) == {AT_PUBLIC}
+        assert spread_gateway.send(OUTSIDE, ping(UPSTREAM, own(11), INTERNET, "203.0.113.31")) == NOWHERE
+
+    def test_answers_to_the_routers_questions_reach_whoever_asked(self, spread):
+        reply = ether(1, R_BLUE) / ARP(op=2, hwsrc=mac(1), psrc="10.0.0.11", pdst="10.0.0.1", hwdst=R_BLUE)
+        assert spread.send(1, reply) == {AT_BLUE, THERE, BEYOND}
+        packet = ether(1, R_BLUE) / IPv6(src="fd00:1::11", dst="fd00:1::1", hlim=255) / ICMPv6ND_NA(tgt="fd00:1::11")
+        assert spread.send(1, packet) == {AT_BLUE, THERE, BEYOND}
+        assert spread.send(FROM_THERE, reply) == {AT_BLUE}
+
+    def test_the_router_on_another_host_is_not_heard_as_somebody_else(self, spread):
+        question = who_has(R_BLUE, "10.0.0.50", "10.0.0.1")
+        assert spread.send(FROM_THERE, question) == {"tap1", "tap3"}
+
+    def test_routes_of_the_store_decide_who_routes(self, switch):
+        world = edge_world(distributed=True, active="there")
+        routes = (("10.9.0.0/16", "10.0.0.9"), ("10.9.1.0/24", "203.0.113.9"))
+        world.change_router("edge", routes=routes)
+        lab = RouterLab(switch, world)
+        assert lab.send(2, ping(2, R_RED, "10.1.0.12", "10.9.7.7")) == {AT_RED}
+        assert lab.send(2, ping(2, R_RED, "10.1.0.12", "10.9.1.7")) == {THERE_RED}
+
+    def test_without_any_gateway_networks_stay_joined(self, switch):
+        lab = RouterLab(switch, edge_world(distributed=True, active=None))
+        assert lab.send(2, ping(2, R_RED, "10.1.0.12", "10.0.0.11")) == {AT_RED}
+        assert lab.send(2, ping(2, R_RED, "10.1.0.12", INTERNET)) == NOWHERE
+        assert lab.send(1, ping(1, R_BLUE, "10.0.0.11", INTERNET)) == {AT_BLUE}
+
+
+def test_frames_to_nobody_are_no_business_of_the_router(central):
+    assert central.send(1, ping(1, NOBODY, "10.0.0.11", INTERNET)) == NOWHERE
+    assert AT_BLUE in central.send(1, is_at(1, "10.0.0.11"))
