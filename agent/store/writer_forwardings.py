@@ -90,14 +90,19 @@ def _source(session: Session, subject: Subject, address: str, subnet: Row) -> tu
     if floating_ip.port:
         whose = f"port {label(floating_ip.port[0])}"
         raise subject.error(f"floating ip {address} stands for all of {whose}: disassociate that first")
-    others = session.referring("Port_Forwarding", "floating_ip", floating_ip.uuid)
-    if others and others[0].router != router:
-        theirs = f"its port forwardings are of router {label(others[0].router)}"
-        raise subject.error(f"floating ip {address}: {theirs}, {label(subnet)} is reached by {label(router)}")
+    session.check_later(lambda: _check_one_router(session, subject, floating_ip, router))
     if floating_ip._data is not None:
         session.verify(floating_ip, "port", "router")
     session.update(floating_ip, router=[router])
     return router, floating_ip
+
+
+def _check_one_router(session: Session, subject: Subject, floating_ip: Row, router: Row) -> None:
+    """Raise InputError if forwardings of one floating IP are of several routers when all is written."""
+    for other in session.referring("Port_Forwarding", "floating_ip", floating_ip.uuid):
+        if other.router != router:
+            theirs = f"port forwarding {name_of(other)} is of router {label(other.router)}, this of {label(router)}"
+            raise subject.error(f"floating ip {name_of(floating_ip)}: {theirs}")
 
 
 def _router(session: Session, subject: Subject, networks: list[Row], subnet: Row) -> Row:

@@ -156,7 +156,7 @@ def rule_record(view: View, row: Row) -> SecurityGroupRuleRecord:
     return SecurityGroupRuleRecord(
         id=str(row.uuid),
         group=str(group),
-        group_name=_label_of(view, "Security_Group", group) or "",
+        group_name=label_of(view, "Security_Group", group) or "",
         direction=scalar(row, "direction"),
         ethertype=scalar(row, "ethertype"),
         protocol=protocol_name(scalar(row, "protocol")),
@@ -164,9 +164,9 @@ def rule_record(view: View, row: Row) -> SecurityGroupRuleRecord:
         port_range_max=scalar(row, "port_range_max"),
         remote_ip_prefix=scalar(row, "remote_ip_prefix"),
         remote_group=remote_group and str(remote_group),
-        remote_group_name=_label_of(view, "Security_Group", remote_group),
+        remote_group_name=label_of(view, "Security_Group", remote_group),
         remote_address_group=remote_addresses and str(remote_addresses),
-        remote_address_group_name=_label_of(view, "Address_Group", remote_addresses),
+        remote_address_group_name=label_of(view, "Address_Group", remote_addresses),
         description=scalar(row, "description"),
     )
 
@@ -178,7 +178,8 @@ def rule_records(view: View, group_ref: str | None) -> list[SecurityGroupRuleRec
     return sorted((rule_record(view, row) for row in rows), key=lambda rule: (rule.group_name, rule_order(rule)))
 
 
-def _label_of(view: View, table: str, row_id: uuid.UUID | None) -> str | None:
+def label_of(view: View, table: str, row_id: uuid.UUID | None) -> str | None:
+    """Return how people call the object with this id, None if there is none (or none any more)."""
     row = None if row_id is None else view.row(table, row_id)
     return None if row is None else scalar(row, "name") or str(row_id)
 

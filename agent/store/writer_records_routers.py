@@ -15,8 +15,8 @@ from agent.store.records_routers import (
     SubnetPoolRecord,
 )
 from agent.store.validate_rules import protocol_name
-from agent.store.writer_records import address_order, first_of_route, host_route, prefix_order
-from agent.store.writer_view import Row, View, label, optional
+from agent.store.writer_records import address_order, first_of_route, host_route, label_of, prefix_order
+from agent.store.writer_view import Row, View, label, optional, scalar
 
 
 def router_record(view: View, row: Row) -> RouterRecord:
@@ -65,44 +65,44 @@ def _status(view: View, row: Row) -> tuple[RouterStatusRecord, ...]:
     return tuple(RouterStatusRecord(s.host, s.active, s.reason, s.since / 1000) for s in reports)
 
 
-def floating_ip_record(_: View, row: Row) -> FloatingIpRecord:
+def floating_ip_record(view: View, row: Row) -> FloatingIpRecord:
     """Return a floating IP."""
-    port, router = optional(row.port), optional(row.router)
+    port, router = scalar(row, "port"), scalar(row, "router")  # which may be deleted in this very call
     return FloatingIpRecord(
         id=str(row.uuid),
         floating_ip_address=row.floating_ip_address,
         network=str(row.floating_network.uuid),
         network_name=row.floating_network.name,
         mac_address=row.mac_address,
-        port=None if port is None else str(port.uuid),
-        port_name=None if port is None else label(port),
+        port=None if port is None else str(port),
+        port_name=label_of(view, "Port", port),
         fixed_ip=optional(row.fixed_ip_address),
-        router=None if router is None else str(router.uuid),
-        router_name=None if router is None else label(router),
+        router=None if router is None else str(router),
+        router_name=label_of(view, "Router", router),
         host=row.host,
         project=row.project,
         external_ids=dict(row.external_ids),
     )
 
 
-def port_forwarding_record(_: View, row: Row) -> PortForwardingRecord:
+def port_forwarding_record(view: View, row: Row) -> PortForwardingRecord:
     """Return a port forwarding."""
-    floating_ip = optional(row.floating_ip)
+    floating_ip, router, port = scalar(row, "floating_ip"), scalar(row, "router"), scalar(row, "port")
     external, _slash, protocol = label(row).rpartition("/")
     first, last = row.internal_port_min, row.internal_port_max
     return PortForwardingRecord(
         id=str(row.uuid),
         external=external,
-        internal=f"{label(row.port)}:{first}" + (f"-{last}" if last > first else ""),
+        internal=f"{label_of(view, 'Port', port) or port}:{first}" + (f"-{last}" if last > first else ""),
         protocol=protocol_name(row.protocol) or protocol,
-        router=str(row.router.uuid),
-        router_name=label(row.router),
-        floating_ip=None if floating_ip is None else str(floating_ip.uuid),
+        router=str(router),
+        router_name=label_of(view, "Router", router) or str(router),
+        floating_ip=None if floating_ip is None else str(floating_ip),
         external_ip_address=row.external_ip_address,
         external_port_min=row.external_port_min,
         external_port_max=row.external_port_max,
-        port=str(row.port.uuid),
-        port_name=label(row.port),
+        port=str(port),
+        port_name=label_of(view, "Port", port) or str(port),
         fixed_ip=row.internal_ip_address,
         internal_port_min=first,
         internal_port_max=last,

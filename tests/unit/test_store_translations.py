@@ -12,6 +12,7 @@ import pytest
 
 from agent.core.errors import InputError
 from agent.store.document import (
+    UNSET,
     FixedIpRequest,
     FloatingIpFields,
     HostFields,
@@ -20,6 +21,7 @@ from agent.store.document import (
     PortForwardingFields,
     RouterFields,
     SubnetFields,
+    Unset,
 )
 from agent.store.records_routers import PortForwardingRecord
 from agent.store.writer import Writer
@@ -68,12 +70,12 @@ def unchanged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Writer]:
         yield writer
 
 
-def to(port: str | None, **fields: str) -> FloatingIpFields:
-    return FloatingIpFields(port=port, **fields)
+def to(port: str | None, fixed_ip: str | Unset = UNSET) -> FloatingIpFields:
+    return FloatingIpFields(port=port, fixed_ip=fixed_ip)
 
 
-def forward(internal: str, protocol: str | int = "tcp", **fields: str) -> PortForwardingFields:
-    return PortForwardingFields(protocol=protocol, internal=internal, **fields)
+def forward(internal: str, protocol: str | int = "tcp") -> PortForwardingFields:
+    return PortForwardingFields(protocol=protocol, internal=internal)
 
 
 def test_a_floating_ip_finds_its_network_and_router_and_knows_where_its_port_is(writer: Writer) -> None:
