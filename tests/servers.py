@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import os
 import subprocess
+import tempfile
 import time
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 
@@ -13,6 +15,16 @@ from agent.store import remotes
 from tests.fakes.openvswitch import accepts
 
 START_SECONDS = 10.0
+
+
+@cache
+def _empty_database() -> bytes:
+    """Return what ``ovsdb-tool create`` writes: hundreds of tests begin with it."""
+    with tempfile.TemporaryDirectory() as folder:
+        database, schema = Path(folder) / "store.db", Path(folder) / "schema"
+        schema.write_text(remotes.schema_text())
+        subprocess.run(["ovsdb-tool", "create", str(database), str(schema)], check=True)
+        return database.read_bytes()
 
 
 class StoreServer:
@@ -30,9 +42,7 @@ class StoreServer:
 
     def start(self) -> None:
         if not self._database.exists():
-            schema = self.folder / "schema"
-            schema.write_text(remotes.schema_text())
-            subprocess.run(["ovsdb-tool", "create", str(self._database), str(schema)], check=True)
+            self._database.write_bytes(_empty_database())
         argv = ["ovsdb-server", "--no-chdir", f"--remote=punix:{self._socket}", f"--unixctl={self._socket}.ctl"]
         environment = {**os.environ, "OVS_RUNDIR": str(self.folder), "OVS_LOGDIR": str(self.folder)}
         log = (self.folder / "server.log").open("ab")
