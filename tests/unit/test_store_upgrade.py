@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A store from the time before security groups and DHCP: who has to convert it, and what becomes of its ports."""
+"""A store of before security groups, DHCP and routers: who has to convert it, and what becomes of its ports."""
 
 from __future__ import annotations
 
@@ -19,16 +19,29 @@ from agent.store.embedded import StorePaths, ensure_running, stop
 from agent.store.reader import SnapshotReader
 from tests.servers import StoreServer
 
-NEW_TABLES = ("Security_Group", "Security_Group_Rule", "Address_Group", "Address_Chunk", "Metadata_Service")
+NEW_TABLES = (
+    "Security_Group",
+    "Security_Group_Rule",
+    "Address_Group",
+    "Address_Chunk",
+    "Metadata_Service",
+    "Router",
+    "Router_Status",
+    "Floating_IP",
+    "Port_Forwarding",
+    "Subnet_Pool",
+    "Address_Scope",
+)
 NEW_COLUMNS = {
     "Port": ("filtered", "security_groups", "hostname", "dhcp_options", "metadata"),
-    "Subnet": ("server_address", "server_allocation", "dns_nameservers", "host_routes"),
+    "Subnet": ("server_address", "server_allocation", "dns_nameservers", "host_routes", "subnet_pool", "address_scope"),
+    "Host": ("drain",),
 }
 DEADLINE = 20.0
 
 
 def schema_without_filters(path: Path) -> None:
-    """Write schema 1.0.0: today's without what came with security groups and with DHCP."""
+    """Write schema 1.0.0: today's without what came with security groups, DHCP and routers."""
     schema = json.loads(remotes.schema_text()) | {"version": "1.0.0"}
     for table in NEW_TABLES:
         del schema["tables"][table]
