@@ -41,7 +41,7 @@ from agent.l2.settings import LocalSettings
 from agent.l3.state import GatewayState
 from agent.planner import NUMBERED_DRIVERS, Planning
 from agent.port_states import NOT_FOR_PORTS, PortFacts, concerned, first_by_object, is_news, port_states
-from agent.read_back import ReadBack
+from agent.read_back import ReadBack, made_anew
 from agent.responding import Responding
 from agent.status.sdnotify import Heartbeat
 from agent.status.source import readiness
@@ -360,16 +360,12 @@ class Daemon:
         up = [port for port, state in self._ports.items() if state.up and not (port in before and before[port].up)]
         self._note_wiring(up, report, reasons)
         self._announcements.add(up, snapshot)
+        anew = made_anew(parts.reconciler, self._driver("links"))
         parts.reconciler.verify_written()
-        if report.has_written("netns", "links"):  # what was made anew has lost its devices, addresses, and sockets
-            for name in (
-                "links",
-                "routes",
-                "ovs",
-                "nat",
-                *(("connects", "responder") if parts.responding is not None else ()),
-            ):
-                parts.reconciler.read_back(self._driver(name), 0, 1)
+        if anew:  # what was made anew has lost its devices, addresses, rules and sockets
+            more = ("connects", "responder") if parts.responding is not None else ()
+            for name in ("links", "routes", "ovs", "nat", *more):
+                self._read_back.read_places(parts.reconciler, self._driver(name), anew)
         if parts.filtering is not None and parts.filtering.after_pass(report, parts.reconciler):
             parts.wake.set("judge")
         if self._observer is not None:

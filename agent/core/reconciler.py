@@ -201,6 +201,10 @@ class Reconciler:
             self._progress()
         return {name: delta for name, delta in deltas.items() if delta}
 
+    def written(self, driver: str) -> Collection[Key]:
+        """Return the keys of *driver* that the last pass wrote, until ``verify_written`` has looked at them."""
+        return self._written.get(driver, {}).keys()
+
     def verify_written(self) -> int:
         """Read back what the last pass wrote; return how many items are not as desired.
 

@@ -75,11 +75,6 @@ class PassReport:
     operations: Mapping[str, Operations] = field(default_factory=dict)
     unfinished: Mapping[ItemRef, ObjectStatus] = field(default_factory=dict)
 
-    def has_written(self, *drivers: str) -> bool:
-        """Tell whether one of *drivers* has created, changed or deleted anything."""
-        found = (self.operations.get(driver) for driver in drivers)
-        return any(done is not None and done.created + done.updated + done.deleted for done in found)
-
 
 @dataclass(frozen=True, slots=True)
 class PortState:
