@@ -141,11 +141,17 @@ def rule_comment(rule_id: str) -> str:
 
 
 ROUTER_NAMESPACE = "qrouter-"
+ROUTER_NAMESPACES = (ROUTER_NAMESPACE, "snat-")  # the second as Neutron names what only gateway hosts have
 
 
 def router_namespace(router_id: str) -> str:
     """Return the network namespace of a router."""
     return ROUTER_NAMESPACE + router_id
+
+
+def is_router_namespace(name: str) -> bool:
+    """Tell whether a namespace of ours that has this name is a router's."""
+    return name.startswith(ROUTER_NAMESPACES)
 
 
 def router_link_names(port_id: str, gateway: bool) -> tuple[str, str]:

@@ -67,7 +67,7 @@ class TranslationsDriver:
             spaces = [key.partition(" ")[0] for key in keys if key.endswith(f" {UNJUDGED}")]
         else:
             found = dict(self._done)
-            spaces = [name for name in names(self._folder) if name.startswith(naming.ROUTER_NAMESPACE)]
+            spaces = list(filter(naming.is_router_namespace, names(self._folder)))
             self._judged.intersection_update(spaces)
         for space in spaces:
             if space not in self._judged and (opened := open_ours(space, self._folder)) is not None:

@@ -232,3 +232,16 @@ def test_programs_that_are_missing_are_an_error_of_the_whole(backend, driver):
         NatDriver(CommandRunner(), "nosuch").observe()
     with pytest.raises(CommandError, match="not installed"):
         NatDriver(CommandRunner(), "nosuch").apply(changing(DESIRED, {}))
+
+
+def test_many_namespaces_are_written_together_and_one_that_is_gone_fails_alone(driver, backend):
+    spaces = [f"qrouter-{number}" for number in range(6)] + ["snat-1"]
+    NetnsDriver().apply(Delta(creates=dict.fromkeys(spaces[1:], "router:1")))
+    many = {key: value for space in spaces for key, value in rules(space).items()}
+
+    failed = driver.apply(changing(many, driver.observe()))
+
+    assert set(failed) == set(rules("qrouter-0"))
+    assert driver.observe() == {key: value for key, value in many.items() if key not in failed}
+    with pytest.raises(CommandError, match="not installed"):
+        NatDriver(CommandRunner(), "nosuch").apply(Delta(creates=many))
