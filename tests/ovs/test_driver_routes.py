@@ -356,7 +356,8 @@ def test_hundreds_of_namespaces_and_thousands_of_neighbours_are_read_at_once(dri
         assert do(), name
         taken[name] = 1000 * (time.thread_time() - started)
     for each in (netns, devices, driver):
-        steps, found = [], {}
+        steps: list[float] = []
+        found: dict[str, object] = {}
         for place in each.places():
             started = time.thread_time()
             found |= each.observe_place(place)

@@ -209,7 +209,7 @@ def test_a_fresh_process_looks_at_routers_without_any_translation(routers):
 
 def test_what_leaves_under_the_routers_address_ends_when_that_is_not_to_be_any_more(routers):
     first, _ = routers
-    everybody = ({}, {GATEWAY: "*"})
+    everybody: tuple[dict[str, str], dict[str, str]] = ({}, {GATEWAY: "*"})
     first.want(floating(FLOATING, ONE), RANGE, everybody)
     assert first.alive() == {1, 2, 3, 100, 105}
     first.want(floating(FLOATING, ONE), RANGE)

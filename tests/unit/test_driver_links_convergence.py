@@ -314,7 +314,7 @@ def test_a_device_whose_bridge_is_missing_is_not_brought_up():
 
 def by_place(driver):
     """What is read one place after the other, each of which reads only what belongs there."""
-    found = {}
+    found: dict[str, object] = {}
     for place in driver.places():
         part = driver.observe_place(place)
         assert {driver.place_of(key) for key in part} <= {place}
