@@ -22,6 +22,8 @@ _SETTINGS: Mapping[str, str] = {
     "net.ipv4.conf.all.arp_ignore": "1",
     # A connection goes on at another gateway, which has not seen its beginning.
     "net.netfilter.nf_conntrack_tcp_loose": "1",
+    # While it moves, packets go by one and answers by the other: sequence numbers seem to jump.
+    "net.netfilter.nf_conntrack_tcp_be_liberal": "1",
 }
 _DEVICE_SETTINGS: Mapping[str, str] = {
     "net.ipv4.conf.{}.rp_filter": "0",
@@ -77,9 +79,9 @@ def plan_leg(local: LocalRouter, leg: Leg) -> Planned:
 def leg_address_keys(local: LocalRouter, leg: Leg) -> list[Key]:
     """Return the ``routes`` driver's keys of what addresses a leg has for itself, floating IPs aside.
 
-    A distributed router's leg to the outside has them on gateway hosts only.
+    The leg to the outside has them where ``LocalRouter.has_addresses`` says.
     """
-    if leg.is_gateway and not local.place.gateway_host:
+    if leg.is_gateway and not local.has_addresses:
         return []
     keys = [local.item("address", leg.device, address.with_length) for address in leg.addresses]
     if leg.has_family(ipv6=True):

@@ -106,10 +106,10 @@ def rule_keys(local: LocalRouter, floating: FloatingIp) -> tuple[Key, Key]:
 
 def _plan(local: LocalRouter, leg: Leg, floating: FloatingIp, *, speaks: bool) -> Group:
     address = local.item("address", leg.device, f"{floating.address}/32")
+    has_address = speaks or local.has_addresses
     there, back = rule_keys(local, floating)
     nat: dict[Key, Value] = {there: "", back: ""}
     requires = {
-        ItemRef("routes", address): frozenset((local.device_ref(leg),)),
         ItemRef("nat", there): frozenset((rules.chain_ref(local.namespace, DNAT_CHAIN),)),
         ItemRef("nat", back): frozenset((rules.chain_ref(local.namespace, FLOATING_CHAIN),)),
     }
@@ -118,10 +118,12 @@ def _plan(local: LocalRouter, leg: Leg, floating: FloatingIp, *, speaks: bool) -
         nat[passes] = ""
         requires[ItemRef("nat", passes)] = frozenset((ItemRef("nat", rules.passed_chain(local.namespace)),))
     items: dict[str, Mapping[Key, Value]] = {
-        "routes": {address: ""},
         "nat": nat,
         "translations": {f"{local.namespace} {floating.address}": floating.fixed_address},
     }
+    if has_address:
+        items["routes"] = {address: ""}
+        requires[ItemRef("routes", address)] = frozenset((local.device_ref(leg),))
     if speaks and leg.ofport is not None:
         flows, entries = _flows(local, leg, floating, leg.ofport)
         items["flows"] = flows

@@ -6,6 +6,12 @@ interfaces go through the tunnel to that host.  A distributed router's interface
 every host that has it; what leaves the router's networks (table ROUTER) goes through the
 tunnel to the active gateway host, whose leg takes it as if an instance there had sent it.
 
+On a physical network a distributed router's MAC address never shows, because switches
+would see it in many places: each host puts one of its own in place of it, and takes what
+comes to that.  Neighbor advertisements name the router's all the same, which actions of
+the kernel's datapath cannot change: who does not get it from the store floods to it, and
+the active gateway takes that.
+
 A leg hears little: what is for its MAC address, ARP, and neighbor discovery.
 """
 
@@ -13,14 +19,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from agent.core import openflow
-from agent.core.model import Host
+from agent.core import naming, openflow
+from agent.core.model import Host, HostName, NetworkType
 from agent.core.openflow import UNTAGGED, match
 from agent.core.service_identity import link_local
 from agent.l2 import neighbors
 from agent.l2.pipeline import CHUNK, PORT, Action, Goto, Resubmit, Table, add
 from agent.l2.segments import Segment
-from agent.l3.local_router import Leg
+from agent.l3.local_router import Away, Leg
 
 TO_FROM_ROUTER = Goto(Table.FROM_ROUTER)
 TO_NEIGHBOR = Goto(Table.NEIGHBOR)
@@ -33,6 +39,8 @@ ENTRY = 100
 OWN_ADDRESS = 100
 KNOWN = 100
 OWN_ECHO = 110  # in DELIVER
+FORGED, FROM_OTHER_HOST = 120, 90  # in NEIGHBOR_IN
+ARP_FROM_LEG, FROM_LEG = 30, 20  # in REMOTE, above what others send outside
 # In ROUTER: answers to the router's own questions, external addresses that are in this
 # namespace but not in use, who has a floating IP here, then by the length of the prefix
 # (0..128), then all that is left.
@@ -43,7 +51,7 @@ PREFIX = 100
 ELSEWHERE = 50
 
 NEIGHBOR_SOLICITATION, NEIGHBOR_ADVERTISEMENT = 135, 136
-_ARP_REPLY = 2
+_ARP_REQUEST, _ARP_REPLY = 1, 2
 _LINK_LOCALS = "fe80::/10"
 
 
@@ -142,45 +150,94 @@ def tunnel_to(segment: Segment, host: Host) -> tuple[str, ...]:
     )
 
 
-def add_way(flows: dict[str, str], leg: Leg, host: Host | None) -> None:
+def _exit(segment: Segment) -> tuple[str, ...]:
+    """Return the actions that bring a frame out to a physical network, none if there is no way."""
+    if segment.uplink is None:
+        return ()
+    vid = segment.network.segmentation_id or 0
+    tag = openflow.push_vlan(vid) if segment.network.type is NetworkType.VLAN else ()
+    return (*tag, openflow.output(segment.uplink))
+
+
+def add_host_mac(flows: dict[str, str], leg: Leg, ofport: int, own: HostName, *, active: bool) -> None:
+    """Have a distributed router's leg speak on a physical network under the MAC address that *own* has for it."""
+    number, mac = leg.segment.number, naming.host_mac(own, leg.interface.port)
+    to_leg = (openflow.set_field(leg.mac, "eth_dst"), openflow.set_register(PORT, ofport), TO_DELIVER)
+    add(flows, Table.LOCAL, OWN_ADDRESS, match(reg0=None if active else 0, metadata=number, dl_dst=leg.mac), *to_leg)
+    add(flows, Table.LOCAL, OWN_ADDRESS, match(reg0=1, metadata=number, dl_dst=mac), *to_leg)
+    # Nobody brings the router's own from outside.
+    add(flows, Table.NEIGHBOR_IN, FORGED, match(metadata=number, dl_src=leg.mac))
+    for address in addresses_of(leg):
+        if not active:
+            neighbors.add_foreign_owner(flows, leg.segment, address)
+        elif ":" in address:
+            neighbors.add_local_owner(flows, leg.segment, ofport, address)
+        else:
+            request = match("arp", metadata=number, arp_tpa=address, arp_op=_ARP_REQUEST)
+            add(flows, Table.NEIGHBOR_IN, KNOWN, request, *to_leg)
+    way, as_host = _exit(leg.segment), openflow.set_field(mac, "eth_src")
+    if way:
+        add(flows, Table.REMOTE, FROM_LEG, match(reg0=0, metadata=number, dl_src=leg.mac), as_host, *way)
+        arp = match("arp", reg0=0, metadata=number, dl_src=leg.mac)
+        add(flows, Table.REMOTE, ARP_FROM_LEG, arp, as_host, openflow.set_field(mac, "arp_sha"), *way)
+
+
+def add_other_hosts(flows: dict[str, str], leg: Leg, hosts: Iterable[HostName]) -> None:
+    """Give what other hosts route to instances here the router's own MAC address back."""
+    for host in hosts:
+        text = match(metadata=leg.segment.number, dl_src=naming.host_mac(host, leg.interface.port))
+        add(flows, Table.NEIGHBOR_IN, FROM_OTHER_HOST, text, openflow.set_field(leg.mac, "eth_src"), TO_LOCAL)
+
+
+def _to_gateway(leg: Leg, away: Away | None) -> tuple[Action, ...]:
+    """Return the actions that bring a frame for a leg to the active gateway host, none if there is no way."""
+    if away is None:
+        return ()
+    if leg.segment.network.type.is_physical:
+        way = _exit(leg.segment)
+        target = openflow.set_field(naming.host_mac(away.name, leg.interface.port), "eth_dst")
+        return (target, *way) if way else ()
+    return () if away.host is None else tunnel_to(leg.segment, away.host)
+
+
+def add_way(flows: dict[str, str], leg: Leg, away: Away | None) -> None:
     """Send frames to a leg's MAC address to the host where it is; on physical networks they find it by themselves."""
-    if host is None:
+    if away is None or away.host is None:
         return
-    way = tunnel_to(leg.segment, host)
+    way = tunnel_to(leg.segment, away.host)
     if way:
         text = match(reg0=0, metadata=leg.segment.number, dl_dst=leg.mac)
         add(flows, Table.REMOTE, KNOWN, text, *way)
 
 
 def add_choice(
-    flows: dict[str, str], leg: Leg, inside: Iterable[str], outside: Iterable[str], host: Host | None
+    flows: dict[str, str], leg: Leg, inside: Iterable[str], outside: Iterable[str], away: Away | None
 ) -> None:
     """Choose who routes what local ports send to a distributed router: this host, or the active gateway host.
 
     *inside* are the prefixes that the router reaches by its interfaces, *outside* longer
-    ones in them that it reaches by its gateway.  With *host* None what goes outside is
+    ones in them that it reaches by its gateway.  With *away* None what goes outside is
     dropped: another host would have to translate it.
     """
-    away: tuple[Action, ...] = () if host is None else tunnel_to(leg.segment, host)
+    detour = _to_gateway(leg, away)
     number, mac = leg.segment.number, leg.mac
     for protocol in ("ip", "ipv6"):
-        add(flows, Table.ROUTER, ELSEWHERE, match(protocol, metadata=number, dl_dst=mac), *away)
-    for prefixes, actions in ((outside, away), (inside, (TO_LOCAL,))):
+        add(flows, Table.ROUTER, ELSEWHERE, match(protocol, metadata=number, dl_dst=mac), *detour)
+    for prefixes, actions in ((outside, detour), (inside, (TO_LOCAL,))):
         for prefix in prefixes:
             _add_prefix(flows, leg, prefix, actions)
     _add_prefix(flows, leg, _LINK_LOCALS, (TO_LOCAL,))
 
 
-def add_standby(flows: dict[str, str], legs: Iterable[Leg], address: str, host: Host | None) -> None:
-    """Send what is for an external IPv4 address to *host*, the active gateway host, whoever it is from.
+def add_standby(flows: dict[str, str], legs: Iterable[Leg], address: str, away: Away | None) -> None:
+    """Send what is for an external IPv4 address to the active gateway host, whoever it is from.
 
     A gateway host has all of them ready.  If it is not active, those of its instances that
     have a floating IP here must not meet them here: the answers would come from there.
     """
     for leg in legs:
-        away: tuple[Action, ...] = () if host is None else tunnel_to(leg.segment, host)
         text = match("ip", metadata=leg.segment.number, dl_dst=leg.mac, nw_dst=address)
-        add(flows, Table.ROUTER, ON_STANDBY, text, *away)
+        add(flows, Table.ROUTER, ON_STANDBY, text, *_to_gateway(leg, away))
 
 
 def _add_prefix(flows: dict[str, str], leg: Leg, prefix: str, actions: tuple[Action, ...]) -> None:

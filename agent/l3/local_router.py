@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 
 from agent.core import naming
-from agent.core.model import Host, Router, RouterInterface, Subnet
+from agent.core.model import Host, HostName, Router, RouterInterface, Subnet
 from agent.core.plan import ItemRef, ObjectId
 from agent.l2.segments import Segment
 from agent.l3.places import Place
@@ -72,21 +72,30 @@ class Leg:
         return next((a.subnet.address_scope for a in self.addresses if a.is_ipv6 is ipv6), "")
 
 
+@dataclass(frozen=True, slots=True)
+class Away:
+    """The host where the active gateway of a router is; ``host`` is None if no tunnel leads there."""
+
+    name: HostName
+    host: Host | None
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class LocalRouter:
     """A router on this host; ``place`` says what of it is here.
 
     ``legs`` are its interfaces on networks that are carried here, ``gateway`` its port on
-    the external network, None where there is none here.  ``active``: what leaves it
-    leaves from here.  ``away`` is the host that it leaves from if not; None if that
-    cannot be reached.
+    the external network, None where there is none here.  ``own`` is this host.
+    ``active``: what leaves the router leaves from here.  ``away`` is where it leaves from
+    if not; None if there is no such host.
     """
 
     place: Place
+    own: HostName
     legs: tuple[Leg, ...]
     gateway: Leg | None
     active: bool
-    away: Host | None
+    away: Away | None
 
     @property
     def router(self) -> Router:
@@ -112,6 +121,16 @@ class LocalRouter:
     def stands_by(self) -> bool:
         """Whether it is a distributed one whose gateway is ready here but not in use."""
         return self.place.everywhere and self.place.gateway_host and not self.active
+
+    @property
+    def has_addresses(self) -> bool:
+        """Whether the gateway's addresses are here, and those that are with it.
+
+        A standby of a distributed router has none of them: it takes what other hosts send
+        from them to its own instances' floating IPs, and answers (RFC 1812, section 5.3.7:
+        nobody takes packets from its own addresses).
+        """
+        return self.place.gateway_host and (self.active or not self.place.everywhere)
 
     @property
     def outside_leg(self) -> Leg | None:

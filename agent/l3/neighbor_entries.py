@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from agent.core.memo import Memo
 from agent.core.model import Endpoint, EndpointId
 from agent.core.plan import Group, ItemRef, ObjectId
+from agent.core.service_identity import link_local
 from agent.l3.local_router import Leg, LocalRouter
 
 
@@ -63,7 +64,10 @@ def _plan(
     endpoint: Endpoint,
     needs: frozenset[ItemRef],
 ) -> Group:
-    keys = [f"{namespace} neighbor {device} {each}" for each in endpoint.addresses if families[":" in each]]
+    addresses = [each for each in endpoint.addresses if families[":" in each]]
+    if any(":" in each for each in addresses):
+        addresses.append(link_local(endpoint.mac))  # from which it asks for the router
+    keys = [f"{namespace} neighbor {device} {each}" for each in addresses]
     return Group(
         group_id, {"routes": dict.fromkeys(keys, endpoint.mac)}, {ItemRef("routes", key): needs for key in keys}
     )

@@ -44,14 +44,16 @@ class Place:
     """What a router is on this host.
 
     ``everywhere``: each host routes between its networks by itself.  ``resident``: its
-    namespace is here.  ``gateway_host``: it can leave from here.  ``outside``: it has a
-    leg on the external network here.
+    namespace is here.  ``gateway_host``: it can leave from here.  ``floats``: floating
+    IPs leave from here because their instances are here.  ``outside``: it has a leg on the
+    external network here.
     """
 
     router: Router
     everywhere: bool
     resident: bool
     gateway_host: bool
+    floats: bool
     outside: bool
 
 
@@ -144,9 +146,9 @@ class _Builder:
         resident = _is_resident(self.router, self.host, self.used)
         is_gateway = self.host in gateway_order(self.router)
         own = is_everywhere(self.router) and self.host in self.outside
-        leaves = is_gateway or (own and any(each.host == self.host for each in self.floating.values()))
-        has_leg = resident and self.router.gateway is not None and leaves
-        place = Place(self.router, is_everywhere(self.router), resident, is_gateway, has_leg)
+        floats = own and any(each.host == self.host for each in self.floating.values())
+        has_leg = resident and self.router.gateway is not None and (is_gateway or floats)
+        place = Place(self.router, is_everywhere(self.router), resident, is_gateway, floats, has_leg)
         same = last is not None and last.router is self.router and last == place
         return last if same and last is not None else place
 

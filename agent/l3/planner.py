@@ -19,7 +19,6 @@ from agent.core.model import (
     EndpointId,
     FloatingIp,
     FloatingIpId,
-    Host,
     HostName,
     HostSnapshot,
     NetworkId,
@@ -32,10 +31,11 @@ from agent.core.model import (
 )
 from agent.core.plan import Group, ObjectId, Voice
 from agent.l2.hosts import Peers
+from agent.l2.routed import RoutedNetworks
 from agent.l2.segments import Segment
 from agent.l3 import router_groups
 from agent.l3.floating_ips import plan_floating_ips
-from agent.l3.local_router import SCOPES, Leg, LocalRouter, leg_addresses
+from agent.l3.local_router import SCOPES, Away, Leg, LocalRouter, leg_addresses
 from agent.l3.neighbor_entries import plan_neighbors
 from agent.l3.places import Place
 from agent.l3.port_forwardings import plan_forwardings
@@ -55,6 +55,7 @@ class Ground:
 
     segments: Mapping[NetworkId, Segment]
     peers: Peers
+    routed: RoutedNetworks
     switch: SwitchView
     gateways: GatewayState
 
@@ -110,7 +111,7 @@ class _Planning:
     def _local_router(self, place: Place) -> LocalRouter:
         router = place.router
         active = place.resident and router.id in self._ground.gateways.active
-        away = None if active else self._away(place)
+        away, own = None if active else self._away(place), self._snapshot.host
         ports = [(interface, False) for interface in router.interfaces]
         ports += [(router.gateway, True)] if router.gateway is not None else []
         legs = [self._leg(place, port, is_gateway) for port, is_gateway in ports]
@@ -118,14 +119,17 @@ class _Planning:
         here = tuple(leg for leg in legs if leg is not None)
         return self._memo.value(
             ("router", router.id),
-            (place, active, away, gateway, *here),
-            partial(LocalRouter, place, here, gateway, active, away),
+            (place, own, active, away, gateway, *here),
+            partial(LocalRouter, place, own, here, gateway, active, away),
         )
 
-    def _away(self, place: Place) -> Host | None:
-        """Return the host that the router leaves from, if it is another and a tunnel leads there."""
+    def _away(self, place: Place) -> Away | None:
+        """Return the host that the router leaves from, if it is another."""
         name = self._ground.gateways.hosts.get(place.router.id)
-        return None if name is None else self._ground.peers.reachable.get(name)
+        if name is None or name == self._snapshot.host:
+            return None
+        host = self._ground.peers.reachable.get(name)
+        return self._memo.value(("away", place.router.id), (name, host), partial(Away, name, host))
 
     def _leg(self, place: Place, interface: RouterInterface, is_gateway: bool) -> Leg | None:
         """Return a router's leg on a network that is carried here and up."""
@@ -143,15 +147,17 @@ class _Planning:
         return self._memo.value(("leg", interface.port), (interface, segment, number, subnets), build)
 
     def _plan_resident(self, local: LocalRouter, outside: frozenset[HostName]) -> None:
-        memo, base = self._memo, local.object_id
-        frame = memo.value(("frame", base), (local,), partial(router_groups.plan_frame, local))
+        memo, base, place = self._memo, local.object_id, local.place
         routes = memo.value(("routes", base), (local,), partial(sort_routes, local))
+        frame = memo.value(("frame", base), (local,), partial(router_groups.plan_frame, local, routes))
         self.groups[base] = frame.group
         self._group(ObjectId(f"{base}/routes"), (local,), partial(plan_routes, local, routes))
         for leg in local.legs:
             build = partial(router_groups.plan_interface, local, leg, frame.gate, routes)
             self._group(router_groups.interface_id(local, leg), (local,), build)
             self._plan_neighbors(local, leg)
+            if place.everywhere and leg.segment.network.type.is_physical:
+                self._plan_other_hosts(local, leg)
         spoken = _SILENT
         if local.outside_leg is not None:
             leg = local.outside_leg
@@ -168,6 +174,11 @@ class _Planning:
     def _plan_neighbors(self, local: LocalRouter, leg: Leg) -> None:
         known = self._snapshot.endpoints.get(leg.interface.network, _NO_ENDPOINTS)
         self.groups.update(plan_neighbors(self._memo, local, leg, known).groups)
+
+    def _plan_other_hosts(self, local: LocalRouter, leg: Leg) -> None:
+        hosts = tuple(sorted(self._ground.routed.hosts.get(leg.interface.network, ())))
+        group_id = ObjectId(f"{router_groups.interface_id(local, leg)}/hosts")
+        self._group(group_id, (leg, *hosts), partial(router_groups.plan_other_hosts, group_id, leg, hosts))
 
     def _plan_translations(self, local: LocalRouter, outside: frozenset[HostName]) -> Mapping[ObjectId, Voice]:
         """Plan floating IPs and port forwardings; return what of them speaks here."""
@@ -194,17 +205,18 @@ def _legs(local: LocalRouter) -> tuple[Leg, ...]:
 
 def _voices(local: LocalRouter, spoken: Mapping[ObjectId, Voice]) -> Mapping[ObjectId, Voice]:
     """Return what a router speaks for here: its gateway, and its interfaces where switches learn places."""
-    legs = _legs(local) if local.active and not local.place.everywhere else (local.gateway,) if local.active else ()
+    # What a distributed router's advertisements say is not what it has on a physical network: see ``leg_flows``.
+    only_ipv4 = local.place.everywhere
     own = {
         router_groups.interface_id(local, leg): Voice(
             leg.outer,
             leg.mac,
-            tuple(address.address for address in leg.addresses),
+            tuple(a.address for a in leg.addresses if leg.is_gateway or not (only_ipv4 and a.is_ipv6)),
             repeated=leg.segment.network.type.is_physical,
             urgent=True,
         )
-        for leg in legs
-        if leg is not None and (leg.is_gateway or leg.segment.network.type.is_physical)
+        for leg in (_legs(local) if local.active else ())
+        if leg.is_gateway or leg.segment.network.type.is_physical
     }
     return {**own, **spoken} if own else spoken
 

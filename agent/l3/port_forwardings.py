@@ -111,8 +111,11 @@ def _plan(local: LocalRouter, forwarding: PortForwarding) -> Group:
 def _plan_address(group_id: ObjectId, local: LocalRouter, leg: Leg, address: str) -> Group:
     """Plan an external address that is not the gateway's own and that only port forwardings have."""
     key = local.item("address", leg.device, f"{address}/32")
-    items: dict[str, Mapping[Key, Value]] = {"routes": {key: ""}}
-    requires = {ItemRef("routes", key): frozenset((local.device_ref(leg),))}
+    items: dict[str, Mapping[Key, Value]] = {}
+    requires: dict[ItemRef, frozenset[ItemRef]] = {}
+    if local.has_addresses:
+        items["routes"] = {key: ""}
+        requires[ItemRef("routes", key)] = frozenset((local.device_ref(leg),))
     if local.active and leg.ofport is not None:
         flows: dict[str, str] = {}
         neighbors.add_exemption(flows, leg.ofport, address)

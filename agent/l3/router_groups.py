@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from agent.core.model import HostName
 from agent.core.plan import Group, ItemRef, Key, ObjectId, Value
 from agent.l3 import leg_flows, rules
 from agent.l3.devices import leg_address_keys, plan_leg, plan_settings
@@ -26,10 +27,10 @@ class Frame:
     gate: frozenset[ItemRef]
 
 
-def plan_frame(local: LocalRouter) -> Frame:
+def plan_frame(local: LocalRouter, routes: StaticRoutes) -> Frame:
     """Plan the namespace, its settings and its chains."""
     settings, need_settings = plan_settings(local)
-    chains, need_chains = rules.plan_frame(local)
+    chains, need_chains = rules.plan_frame(local, [destination for destination, _ in routes.inside])
     items: dict[str, Mapping[Key, Value]] = {
         "netns": {local.namespace: str(local.router.id)},
         "routes": settings,
@@ -63,7 +64,9 @@ def plan_interface(local: LocalRouter, leg: Leg, gate: frozenset[ItemRef], route
     if local.serves and leg.ofport is not None:
         _open(flows, requires, local, leg, leg.ofport, gate)
         leg_flows.add_speaker(flows, leg, leg.ofport)
-        if local.active or not leg.segment.network.type.is_tunnel:
+        if local.place.everywhere and leg.segment.network.type.is_physical:
+            leg_flows.add_host_mac(flows, leg, leg.ofport, local.own, active=local.active)
+        elif local.active or not leg.segment.network.type.is_tunnel:
             leg_flows.add_owner(flows, leg, leg.ofport)
         else:
             leg_flows.add_local_owner(flows, leg, leg.ofport)
@@ -76,6 +79,13 @@ def plan_interface(local: LocalRouter, leg: Leg, gate: frozenset[ItemRef], route
     elif not local.serves:
         leg_flows.add_way(flows, leg, local.away)
     return Group(interface_id(local, leg), {**planned, "flows": flows}, requires)
+
+
+def plan_other_hosts(group_id: ObjectId, leg: Leg, hosts: tuple[HostName, ...]) -> Group:
+    """Plan what a distributed router's leg on a physical network needs to know of other hosts."""
+    flows: dict[str, str] = {}
+    leg_flows.add_other_hosts(flows, leg, hosts)
+    return Group(group_id, {"flows": flows})
 
 
 def plan_gateway(local: LocalRouter, leg: Leg, gate: frozenset[ItemRef], routes: StaticRoutes) -> Group:

@@ -61,7 +61,7 @@ def plan_routes(local: LocalRouter, routes: StaticRoutes) -> Group:
     items: dict[Key, Value] = {}
     requires: dict[ItemRef, frozenset[ItemRef]] = {}
     for destination, hops in (*routes.inside, *routes.outside):
-        here = [(hop, leg) for hop, leg in hops if not leg.is_gateway or local.outside_leg is not None]
+        here = [(hop, leg) for hop, leg in hops if not leg.is_gateway or _leaves(local)]
         if here:
             key = local.item("route", destination)
             items[key] = _way(local, here)
@@ -74,18 +74,23 @@ def default_routes(
 ) -> tuple[dict[Key, Value], dict[ItemRef, frozenset[ItemRef]]]:
     """Return the way out of the gateway's leg, unless the store names another, and what it requires.
 
-    Where the leg has floating IPs only, no subnet says that the next hop is on its network.
+    Where the leg has floating IPs only, nothing says that the next hop is on its network.
     """
     items: dict[Key, Value] = {}
     requires: dict[ItemRef, frozenset[ItemRef]] = {}
     for ipv6, destination in DEFAULTS.items():
         hop = next((a.subnet.gateway for a in leg.addresses if a.is_ipv6 is ipv6 and a.subnet.gateway), None)
-        if hop is None or routes.names(destination) or (ipv6 and not local.place.gateway_host):
+        if hop is None or routes.names(destination) or not (local.has_addresses or (local.place.floats and not ipv6)):
             continue
         key = local.item("route", destination)
         items[key] = _way(local, [(hop, leg)])
         requires[ItemRef("routes", key)] = _needs(local, leg)
     return items, requires
+
+
+def _leaves(local: LocalRouter) -> bool:
+    """Tell whether there are routes by the gateway: the kernel drops them with the last address of its leg."""
+    return local.outside_leg is not None and (local.has_addresses or local.place.floats)
 
 
 def _needs(local: LocalRouter, leg: Leg) -> frozenset[ItemRef]:
@@ -98,7 +103,7 @@ def _way(local: LocalRouter, hops: Iterable[tuple[str, Leg]]) -> str:
 
 
 def _onlink(local: LocalRouter, hop: str, leg: Leg) -> str:
-    bare = leg.is_gateway and not local.place.gateway_host
+    bare = leg.is_gateway and local.place.everywhere  # there may be floating IPs only
     far = leg_towards((leg,), hop) is None and not hop.startswith("fe80:")
     return " onlink" if bare or far else ""
 

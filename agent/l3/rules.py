@@ -11,6 +11,7 @@ the address scope.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 from agent.core import naming
@@ -22,8 +23,10 @@ MARK_CHAIN: Final = "hp-mark"
 OUTSIDE_MARK: Final = 0x1
 SCOPE_SHIFT: Final = 8
 SCOPE_MASK: Final = SCOPES << SCOPE_SHIFT
+EVERYTHING: Final = "0.0.0.0/0"  # floating IPs are among it
 INTERNAL_DEVICES: Final = "qr-+"
 TRANSLATED: Final = "-m conntrack --ctstate DNAT"
+INVALID: Final = "-m conntrack --ctstate INVALID"
 UNTRANSLATED: Final = "-m conntrack ! --ctstate SNAT,DNAT"
 FROM_INSIDE: Final = f"-m mark ! --mark {OUTSIDE_MARK:#x}/{OUTSIDE_MARK:#x}"
 
@@ -32,6 +35,7 @@ _JUMPS = {
     MARK_CHAIN: ("mangle", "PREROUTING"),
     naming.MSS_CHAIN: ("mangle", "FORWARD"),
     naming.FORWARD_CHAIN: ("filter", "FORWARD"),
+    naming.INPUT_CHAIN: ("filter", "INPUT"),
     naming.DNAT_CHAIN: ("nat", "PREROUTING"),
     naming.SNAT_CHAIN: ("nat", "POSTROUTING"),
 }
@@ -65,8 +69,11 @@ def passes_floating(local: LocalRouter) -> bool:
     return local.outside_leg is not None and not local.router.enable_snat and bool(local.scopes(ipv6=False))
 
 
-def plan_frame(local: LocalRouter) -> tuple[dict[Key, Value], dict[ItemRef, frozenset[ItemRef]]]:
-    """Return the chains of a router, the jumps into them, its notrack rules, and what each requires."""
+def plan_frame(local: LocalRouter, inside: Iterable[str]) -> tuple[dict[Key, Value], dict[ItemRef, frozenset[ItemRef]]]:
+    """Return the chains of a router, the jumps into them, its notrack rules, and what each requires.
+
+    *inside* are prefixes that static routes lead to by its interfaces.
+    """
     items: dict[Key, Value] = {}
     requires: dict[ItemRef, frozenset[ItemRef]] = {}
     space = local.namespace
@@ -90,7 +97,8 @@ def plan_frame(local: LocalRouter) -> tuple[dict[Key, Value], dict[ItemRef, froz
         requires[ItemRef("nat", passed)] = frozenset((local.netns,))
         requires[forward] = frozenset((*requires[forward], ItemRef("nat", passed)))
     if local.place.everywhere:
-        for prefix in local.prefixes(ipv6=False):
+        stays = {each for each in inside if ":" not in each and each != EVERYTHING}
+        for prefix in sorted({*local.prefixes(ipv6=False), *stays}):
             rule = text.rule(text.destination(prefix), text.from_device(INTERNAL_DEVICES), "-j CT --notrack")
             key = rule_key(space, naming.NOTRACK_CHAIN, rule)
             items[key] = text.NONE
@@ -101,12 +109,12 @@ def plan_frame(local: LocalRouter) -> tuple[dict[Key, Value], dict[ItemRef, froz
 def _chains(local: LocalRouter, family: int) -> dict[str, str]:
     """Return the chains of a family; what a router has no use for it does not have."""
     chains = {naming.MSS_CHAIN: _CLAMP}
-    scopes = local.scopes(ipv6=family == 6)
     marks = _marks(local, family)
     if marks:
         chains[MARK_CHAIN] = marks
-    if scopes:
-        chains[naming.FORWARD_CHAIN] = _forward(local, family)
+    forward = _forward(local, family)
+    if forward:
+        chains[naming.FORWARD_CHAIN] = forward
     if family == 4:
         if local.place.everywhere:
             chains[naming.NOTRACK_CHAIN] = text.LIST_CHAIN
@@ -114,6 +122,9 @@ def _chains(local: LocalRouter, family: int) -> dict[str, str]:
             chains[naming.DNAT_CHAIN] = text.LIST_CHAIN
             chains[naming.FLOATING_CHAIN] = text.LIST_CHAIN
             chains[naming.SNAT_CHAIN] = _snat(local, local.outside_leg)
+            # What belongs to no connection is not translated, so it seems to be for the router itself, which would
+            # answer with a reset: while a gateway moves that would end connections that are only seen in part.
+            chains[naming.INPUT_CHAIN] = text.rule(text.from_device(local.outside_leg.device), INVALID, text.DROP)
     return chains
 
 
@@ -138,14 +149,16 @@ def _of_scope(number: int, *, negated: bool) -> str:
 
 
 def _forward(local: LocalRouter, family: int) -> str:
-    """Drop what goes from one address scope to another and is not translated.
+    """Drop what goes from one address scope to another and is not translated, or leaves and could not be.
 
     What leaves by the gateway and will be translated cannot be told yet; there the rule
     is for routers that do not translate.
     """
     scopes = local.scopes(ipv6=family == 6)
     rules = []
-    for leg in _legs_here(local):
+    if family == 4 and local.outside_leg is not None and local.router.enable_snat and not _shares_scope(local):
+        rules.append(text.rule(text.to_device(local.outside_leg.device), INVALID, text.DROP))
+    for leg in _legs_here(local) if scopes else ():
         if not leg.has_family(ipv6=family == 6):
             continue
         number = scopes[leg.scope(ipv6=family == 6)]
@@ -156,6 +169,12 @@ def _forward(local: LocalRouter, family: int) -> str:
             continue
         rules.append(_drop_others(leg, number, family))
     return text.chain(*rules)
+
+
+def _shares_scope(local: LocalRouter) -> bool:
+    """Tell whether some of what leaves by the gateway is not to be translated."""
+    scope = "" if local.outside_leg is None else local.outside_leg.scope(ipv6=False)
+    return bool(scope) and any(leg.scope(ipv6=False) == scope for leg in local.legs)
 
 
 def _drop_others(leg: Leg, number: int, family: int) -> str:

@@ -11,11 +11,12 @@ from scapy.layers.inet import ICMP, IP
 from scapy.layers.inet6 import ICMPv6MLReport2, ICMPv6ND_NA, IPv6
 from scapy.layers.l2 import ARP
 
+from agent.core.naming import host_mac
 from agent.core.service_identity import link_local
 from tests.golden.l2_world import mac, underlay
 from tests.golden.router_world import EXTERNAL_PATCH, edge_world, leg_mac
-from tests.ovs.pipeline_lab import Lab, dump, load, running_switch, tunnel
-from tests.ovs.pipeline_packets import BROADCAST, NOBODY, ether, is_at, ping, ping6, solicit, who_has
+from tests.ovs.pipeline_lab import PATCH, Lab, dump, load, running_switch, tunnel
+from tests.ovs.pipeline_packets import BROADCAST, NOBODY, ether, is_at, ping, ping6, solicit, tagged, who_has
 
 BLUE, RED, PUBLIC = 2001, 2002, 2003  # OpenFlow numbers of the router's legs
 AT_BLUE, AT_RED, AT_PUBLIC = "hpr-edge-blue", "hpr-edge-red", "hpr-edge-public"
@@ -29,13 +30,14 @@ UPSTREAM = "02:00:00:00:0e:01"
 FROM_THERE = tunnel("vxlan", 5000, underlay(2))
 NOWHERE: set[str] = set()
 INTERNET = "198.51.100.7"
+VLAN = (0x8100, 100)
 
 
 @pytest.fixture(scope="module")
 def switch(tmp_path_factory):
     with running_switch(tmp_path_factory.mktemp("routers"), ports=3) as running:
         words = ["--", "add-br", "br-ex", "--", "set", "Bridge", "br-ex", "datapath_type=dummy", "fail-mode=standalone"]
-        ports = {"hp-i-physnet2": EXTERNAL_PATCH, AT_BLUE: BLUE, AT_RED: RED, AT_PUBLIC: PUBLIC}
+        ports = {"hp-i-physnet2": EXTERNAL_PATCH, AT_BLUE: BLUE, AT_RED: RED, AT_PUBLIC: PUBLIC, "hpr-edge-lan": 2004}
         for name, number in ports.items():
             kind = ("type=patch", "options:peer=hp-p-physnet2") if name == "hp-i-physnet2" else ("type=dummy",)
             words += [
@@ -246,6 +248,74 @@ class TestDistributed:
         assert lab.send(2, ping(2, R_RED, "10.1.0.12", "10.0.0.11")) == {AT_RED}
         assert lab.send(2, ping(2, R_RED, "10.1.0.12", INTERNET)) == NOWHERE
         assert lab.send(1, ping(1, R_BLUE, "10.0.0.11", INTERNET)) == {AT_BLUE}
+
+
+def lan_world(active="there"):
+    """Return the distributed world with instance 3, and 21 of host there, on a VLAN that is routed, too."""
+    world = edge_world(distributed=True, active=active)
+    world.network("lan", "vlan", 100)
+    world.subnet("lan", "10.2.0.0/24", "10.2.0.1")
+    world.port(3, "lan", "10.2.0.13")
+    world.floating_ips["edge"].pop("f3")
+    world.endpoint(21, "lan", "there", "10.2.0.21")
+    world.leg("edge", "lan", "10.2.0.1")
+    return world
+
+
+class TestDistributedOnPhysicalNetworks:
+    LEG, AT, R = 2004, "hpr-edge-lan", leg_mac(4)
+    OUT = "uplink1 vlan 100"
+
+    @pytest.fixture
+    def lan(self, switch):
+        return RouterLab(switch, lan_world())
+
+    @pytest.fixture
+    def lan_gateway(self, switch):
+        return RouterLab(switch, lan_world("here"))
+
+    def test_planned_text_is_what_the_switch_shows(self, switch):
+        for active in ("here", "there", None):
+            flows = lan_world(active).flows()
+            load(switch, flows)
+            assert dump(switch) == flows
+
+    def test_switches_see_a_mac_address_of_the_host_only(self, lan):
+        assert lan.send(self.LEG, out_of(self.R, mac(21), "10.0.0.11", "10.2.0.21")) == {self.OUT}
+        assert lan.final("dl_src") == host_mac("here", "edge-lan")
+        assert lan.send(self.LEG, who_has(self.R, "10.2.0.99", "10.2.0.1")) == {"tap3", self.OUT}
+        assert host_mac("here", "edge-lan") in lan.trace
+        assert lan.send(self.LEG, out_of(self.R, mac(3), "10.0.0.11", "10.2.0.13")) == {"tap3"}
+
+    def test_answers_to_it_reach_the_leg_as_its_own(self, lan):
+        reply = ether(21, host_mac("here", "edge-lan")) / ARP(op=2, hwsrc=mac(21), psrc="10.2.0.99", pdst="10.2.0.1")
+        assert lan.send(PATCH, tagged(reply, VLAN)) == {self.AT}
+        assert lan.final("dl_dst") == self.R
+
+    def test_what_other_hosts_route_comes_from_the_router(self, lan):
+        packet = ether(host_mac("there", "edge-lan"), 3) / IP(src="10.0.0.21", dst="10.2.0.13") / ICMP()
+        assert lan.send(PATCH, tagged(packet, VLAN)) == {"tap3"}
+        assert lan.final("dl_src") == self.R
+
+    def test_nobody_outside_is_the_router(self, lan):
+        packet = ether(self.R, 3) / IP(src="10.0.0.21", dst="10.2.0.13") / ICMP()
+        assert lan.send(PATCH, tagged(packet, VLAN)) == NOWHERE
+
+    def test_this_host_routes_and_the_gateways_host_what_leaves(self, lan, switch):
+        assert lan.send(3, ping(3, self.R, "10.2.0.13", "10.0.0.21")) == {self.AT}
+        assert lan.send(3, ping(3, self.R, "10.2.0.13", INTERNET)) == {self.OUT}
+        assert (lan.final("dl_dst"), lan.final("dl_src")) == (host_mac("there", "edge-lan"), mac(3))
+        gateway = RouterLab(switch, lan_world("here"))
+        packet = ether(21, host_mac("here", "edge-lan")) / IP(src="10.2.0.21", dst=INTERNET) / ICMP()
+        assert gateway.send(PATCH, tagged(packet, VLAN)) == {self.AT}
+
+    def test_only_the_active_gateway_answers_those_whom_the_store_does_not_know(self, lan_gateway, switch):
+        question = tagged(who_has(NOBODY, "10.2.0.1", "10.2.0.77"), VLAN)
+        assert lan_gateway.send(PATCH, question) == {self.AT}
+        answer = ether(self.R, NOBODY) / ARP(op=2, hwsrc=self.R, psrc="10.2.0.1", hwdst=NOBODY, pdst="10.2.0.77")
+        assert lan_gateway.send(self.LEG, answer) == {self.OUT}
+        assert lan_gateway.final("arp_sha") == host_mac("here", "edge-lan")
+        assert RouterLab(switch, lan_world()).send(PATCH, question) == NOWHERE
 
 
 def test_frames_to_nobody_are_no_business_of_the_router(central):

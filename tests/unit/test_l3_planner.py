@@ -8,7 +8,8 @@ import pytest
 from agent.core.errors import Actor
 from agent.core.model import HostName, NetworkId, PortId
 from agent.core.plan import ItemRef
-from tests.golden.l2_world import underlay
+from agent.core.service_identity import link_local
+from tests.golden.l2_world import mac, underlay
 from tests.golden.router_world import RouterWorld, edge_world, leg_mac
 
 SPACE = "qrouter-edge"
@@ -45,6 +46,27 @@ class TestWhoHasIt:
         world.use("edge", "here")
         assert before == {driver: world.items(driver) for driver in before}
         assert flows != world.flows()
+
+    def test_a_standby_of_a_distributed_router_takes_what_comes_from_its_addresses(self):
+        """Its own instances' floating IPs are here, and others send to them from the gateway's address."""
+        world = edge_world(distributed=True, active="there")
+        external = {key for key in keys(world, "routes", "address") if key.startswith(PUBLIC)}
+        assert external == {f"{PUBLIC} 203.0.113.21/32", f"{PUBLIC} 203.0.113.23/32"}
+        before = {driver: world.items(driver) for driver in ("netns", "links", "ovs", "nat", "translations")}
+        world.use("edge", "here")
+        assert before == {driver: world.items(driver) for driver in before}
+        taken_over = {key for key in keys(world, "routes", "address") if key.startswith(PUBLIC)} - external
+        addresses = {"203.0.113.10/24", "2001:db8:ff::10/64", "203.0.113.33/32", "203.0.113.40/32"}
+        assert taken_over == {*(f"{PUBLIC} {each}" for each in addresses), f"{PUBLIC} {link_local(leg_mac(3))}/64"}
+
+    def test_no_route_waits_for_a_leg_that_has_no_address(self):
+        """The kernel takes routes away with the last address of a device, and nobody would notice."""
+        world = edge_world(distributed=True, active="there")
+        world.floating_ips.clear()
+        world.change_router("edge", routes=(("192.0.2.0/24", "203.0.113.9"),))
+        assert not any(PUBLIC in str(value) for key, value in world.items("routes").items() if " route " in key)
+        world.use("edge", "here")
+        assert f"{SPACE} route 192.0.2.0/24" in world.items("routes")
 
     def test_a_centralised_router_of_other_hosts_is_only_reached(self):
         world = edge_world(distributed=False, active="there")
@@ -142,6 +164,12 @@ class TestTranslation:
         ]
         assert not rules(edge_world(distributed=False), "raw", "hp-notrack")
 
+    def test_nor_has_what_static_routes_keep_inside(self):
+        world = edge_world(distributed=True)
+        world.change_router("edge", routes=(("10.9.0.0/16", "10.0.0.9"), ("10.8.0.0/16", "203.0.113.9")))
+        assert "-d 10.9.0.0/16 -i qr-+ -j CT --notrack" in rules(world, "raw", "hp-notrack")
+        assert len(rules(world, "raw", "hp-notrack")) == 3
+
 
 def scoped_world(**scopes: str) -> RouterWorld:
     """Return the centralised world with an address scope for the IPv4 subnet of each named network."""
@@ -153,8 +181,12 @@ def scoped_world(**scopes: str) -> RouterWorld:
 
 
 class TestScopes:
-    def test_without_scopes_nothing_is_filtered(self):
-        assert not rules(edge_world(distributed=False), "filter", "hp-forward")
+    def test_without_scopes_only_what_could_not_be_translated_is_dropped(self):
+        world = edge_world(distributed=False)
+        assert rules(world, "filter", "hp-forward") == [f"-o {PUBLIC} -m conntrack --ctstate INVALID -j DROP"]
+        assert rules(world, "filter", "hp-input") == [f"-i {PUBLIC} -m conntrack --ctstate INVALID -j DROP"]
+        world.change_router("edge", enable_snat=False)
+        assert not rules(world, "filter", "hp-forward")
 
     def test_within_one_scope_nothing_is_translated(self):
         world = scoped_world(blue="s", red="s", public="s")
@@ -216,7 +248,13 @@ class TestRoutes:
 
     def test_neighbors_of_the_store_need_not_be_asked_for_and_only_they(self, world):
         neighbors = keys(world, "routes", "neighbor")
-        assert {f"{BLUE} 10.0.0.11", f"{BLUE} fd00:1::11", f"{BLUE} 10.0.0.23", f"{RED} 10.1.0.22"} <= neighbors
+        assert {
+            f"{BLUE} 10.0.0.11",
+            f"{BLUE} fd00:1::11",
+            f"{BLUE} {link_local(mac(1))}",
+            f"{BLUE} 10.0.0.23",
+            f"{RED} 10.1.0.22",
+        } <= neighbors
         assert not any("10.0.0.50" in each for each in neighbors)  # whoever has that may change
 
 
