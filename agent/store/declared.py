@@ -14,7 +14,14 @@ from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
 from agent.core.errors import InputError
-from agent.store import declared_groups, declared_routers, writer_kinds, writer_metadata
+from agent.store import (
+    declared_groups,
+    declared_routers,
+    writer_floating_ips,
+    writer_forwardings,
+    writer_kinds,
+    writer_metadata,
+)
 from agent.store.declared_changes import differences, mark, only, said
 from agent.store.document import (
     UNSET,
@@ -45,7 +52,7 @@ from agent.store.writer_kinds import (
     Kind,
 )
 from agent.store.writer_records import Record, metadata_service_record
-from agent.store.writer_session import SET_KEY, Session
+from agent.store.writer_session import IMPLICIT_KEY, SET_KEY, Session
 from agent.store.writer_view import Row, label, name_of
 
 R = TypeVar("R", bound=Record)
@@ -77,8 +84,11 @@ def apply(session: Session, document: Document, set_name: str | None, prune: boo
     document = declared_routers.canonical(document)
     _refuse_doubles(document)
     doomed = _doomed(session, document, set_name) if prune and set_name else []
-    removed = [Change(kind.name, label(row), "delete") for kind, row in doomed]
+    removed = []
     for kind, row in doomed:
+        if kind is FLOATING_IP and writer_floating_ips.forsake(session, row):
+            continue
+        removed.append(Change(kind.name, label(row), "delete"))
         session.hide(row)
         if kind in _HAVE_ADDRESSES:  # first, so that addresses and subnets are free for what comes
             writer_kinds.delete(session, kind, row)
@@ -105,6 +115,7 @@ def apply(session: Session, document: Document, set_name: str | None, prune: boo
         ports += _declare(session, FLOATING_IP, floating_ip, set_name)
     for forwarding in document.port_forwardings:
         ports += _declare(session, PORT_FORWARDING, forwarding, set_name)
+    writer_forwardings.settle(session)
     for kind, row in doomed:
         if kind not in _HAVE_ADDRESSES:
             writer_kinds.delete(session, kind, row)
@@ -193,8 +204,10 @@ def _declare(session: Session, kind: Kind[F, R], entry: Entry[F], set_name: str 
         rows = declared_routers.of_network(session, entry, rows)
     row = only(rows, Subject(kind.name, entry.name, entry.line))
     if row is not None:
-        before = kind.record(session, row)
+        before, implicit = kind.record(session, row), IMPLICIT_KEY in row.external_ids
         writer_kinds.change(session, kind, row, entry.fields, UNSET, entry.line)
+        if implicit:  # what was only there for others is now the file's
+            mark(session, row, set_name)
         changed = differences(before, kind.record(session, row))
         if changed:
             yield Change(kind.name, entry.name, "change", changed)

@@ -144,6 +144,15 @@ def delete(session: Session, subject: Subject, row: Row) -> None:
     remove(session, row)
 
 
+def forsake(session: Session, row: Row) -> bool:
+    """Leave a floating IP that nobody wants for itself any more to its port forwardings; False if it has none."""
+    if not session.referring("Port_Forwarding", "floating_ip", row.uuid):
+        return False
+    row.verify("external_ids")
+    session.update(row, external_ids={IMPLICIT_KEY: "port_forwarding"})
+    return True
+
+
 def remove(session: Session, row: Row) -> None:
     """Delete a floating IP."""
     _touch(session, row)

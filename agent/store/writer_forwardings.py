@@ -186,11 +186,32 @@ def delete(session: Session, _: Subject, row: Row) -> None:
     writer_legs.touch_user(session, row)
     floating_ip = optional(row.floating_ip)
     session.delete(row)
-    if floating_ip is None:
+    if floating_ip is not None:
+        _left(session).append(floating_ip)
+
+
+def _left(session: Session) -> list[Row]:
+    """Return the floating IPs that may have lost their last forwarding; another may come further on in a file."""
+
+    def start() -> list[Row]:
+        session.write_last(lambda: settle(session))
+        return []
+
+    return session.once("left floating ips", start)
+
+
+def settle(session: Session) -> None:
+    """Delete floating IPs that were there for forwardings only, when all of these are written."""
+    left = _left(session)
+    while left:
+        _leave(session, left.pop())
+
+
+def _leave(session: Session, floating_ip: Row) -> None:
+    """Let go of a floating IP from which no forwarding leads any more, now that all are written."""
+    if floating_ip._changes is None or session.referring("Port_Forwarding", "floating_ip", floating_ip.uuid):
         return
     session.guard_users("Port_Forwarding", "floating_ip", floating_ip)
-    if session.referring("Port_Forwarding", "floating_ip", floating_ip.uuid):
-        return
     if floating_ip.external_ids.get(IMPLICIT_KEY):
         writer_floating_ips.remove(session, floating_ip)
     elif not floating_ip.port:

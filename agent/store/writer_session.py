@@ -21,7 +21,7 @@ from agent.store import ipam
 from agent.store.document import UNSET, Unset
 from agent.store.records import Change
 from agent.store.validate import Subject, a
-from agent.store.writer_view import Row, View, scalar
+from agent.store.writer_view import Row, View, atoms, scalar
 
 Column: TypeAlias = str | int | float | bool | uuid.UUID | Row | list[Any] | dict[str, Any]
 R = TypeVar("R")
@@ -106,7 +106,7 @@ class Session(View):
 
     def update(self, row: Row, **columns: Column) -> bool:
         """Write the columns that differ; tell whether any did."""
-        different = {column: value for column, value in columns.items() if _differs(getattr(row, column), value)}
+        different = {column: value for column, value in columns.items() if _differs(row, column, value)}
         searched = row.uuid not in self._hidden and self._is_searched(row._table.name, different)
         if searched:
             self._remember(row, gone=True)
@@ -288,7 +288,9 @@ class Session(View):
         return self.global_row or self.insert("Global", generation=uuid.uuid4(), revision=0, options={})
 
 
-def _differs(old: Any, new: Any) -> bool:
-    if isinstance(old, list) and isinstance(new, list):
-        return sorted(old) != sorted(new)
-    return bool(old != new)
+def _differs(row: Row, column: str, new: Any) -> bool:
+    if isinstance(new, list) and (row._data is not None or column in row._changes):
+        # By id: the attribute leaves out what is deleted in this session, and a reference to it must not stay.
+        wanted = [value.uuid if isinstance(value, Row) else value for value in new]
+        return sorted(atoms(row, column)) != sorted(wanted)
+    return bool(getattr(row, column) != new)

@@ -102,8 +102,8 @@ def written_back(entry) -> dict[str, object]:
         values[name] = [plain(item) for item in value] if isinstance(value, tuple) else value
         if name == "metadata" and isinstance(value, dict):
             values[name] = metadata_form.structured(value)
-        if name == "interfaces":
-            values[name] = [item["subnet"] if len(item) == 1 else item for item in values[name]]
+        if name == "interfaces" and isinstance(value, tuple):
+            values[name] = [item.subnet if item.address is None else plain(item) for item in value]
     if isinstance(entry.fields, document.RouterFields) and "external_network" in values:
         names = ROUTER.together["gateway"]
         parts = {name: values.pop(field) for name, field in names.items() if field in values}
