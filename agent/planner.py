@@ -56,7 +56,7 @@ def build_plan(
     places, outside = find_places(memo, snapshot, local)
     routed = find_routed(memo, snapshot, switch, places, gateways)
     layer2 = plan_l2(snapshot, allocations, switch, memo, local, answered.services, routed)
-    ground = Ground(layer2.segments, layer2.peers, switch, gateways)
+    ground = Ground(layer2.segments, layer2.peers, routed, switch, gateways)
     layer3 = plan_l3(memo, snapshot, places, outside, ground)
     layer2.groups.update(layer3.groups)
     layer2.groups.update(plan_peers(memo, gateways, layer2.peers, local, switch.ofports))
