@@ -185,10 +185,13 @@ def test_chunks_grow_and_shrink_with_what_is_in_them(
 ) -> None:
     writer = writers[0]
     writer.create_address_group("office", AddressGroupFields())
-    for first, size in history:
-        addresses = tuple(str(ipaddress.ip_address(0x0A000000 + number)) for number in range(first, first + size))
-        assert writer.set_address_group("office", AddressGroupFields(addresses=addresses)).result.addresses == addresses
-        assert_consistent(writer)
-        rows = len(writer.read(lambda view: view.rows("Address_Chunk")))
-        assert rows <= 1 + size // (chunks.JOINED // 4)
-    writer.delete_address_group("office")
+    try:
+        for first, size in history:
+            addresses = tuple(str(ipaddress.ip_address(0x0A000000 + number)) for number in range(first, first + size))
+            made = writer.set_address_group("office", AddressGroupFields(addresses=addresses))
+            assert made.result.addresses == addresses
+            assert_consistent(writer)
+            rows = len(writer.read(lambda view: view.rows("Address_Chunk")))
+            assert rows <= 1 + size // (chunks.JOINED // 4)
+    finally:
+        writer.delete_address_group("office")

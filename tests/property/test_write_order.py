@@ -175,7 +175,9 @@ def test_the_last_driver_sees_nothing_that_is_to_go_and_has_all_in_the_end(histo
             return
         state, want = host.state(), wanted(plan)
         for name in ("iptables", "members"):
-            assert state[name].items() <= want[name].items(), f"{name} holds what is to go or to change"
+            given_up = {ref.key for ref in host.reconciler.hopeless() if ref.driver == name}
+            there = {(key, value) for key, value in state[name].items() if key not in given_up}
+            assert there <= want[name].items(), f"{name} holds what is to go or to change"
 
     host.look = look
     host.run(plan)
