@@ -16,12 +16,12 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import Future
 from typing import NamedTuple, Protocol
 
 from agent.core.model import HostSnapshot, PortId, SwitchView
-from agent.core.plan import ObjectId, Voices
+from agent.core.plan import ObjectId, Voice, Voices
 from agent.l2.announce import address_frames, announcements
 
 AT_ONCE = 2  # ports in one step
@@ -73,11 +73,17 @@ class Announcements:
                 urgency = _PHYSICAL if physical else _OTHER
                 heapq.heappush(self._queue, (now + delay, urgency, next(self._order), port_id))
 
-    def hear(self, voices: Voices) -> None:
-        """Announce what of *voices* was not there at the last call, or was there otherwise."""
+    def hear(self, voices: Voices, held: Collection[ObjectId] = ()) -> None:
+        """Announce what of *voices* was not there at the last call, or was there otherwise.
+
+        What is *held*, because its flows are not in place yet, and what is behind a leg that
+        is, counts as not there.
+        """
         now = self._monotonic()
+        heard: dict[ObjectId, Mapping[ObjectId, Voice]] = {}
         for router, spoken in voices.items():
             before = self._voices.get(router, {})
+            heard[router] = spoken = _without(spoken, held, ObjectId(f"{router}/gateway")) if held else spoken
             if spoken is before:
                 continue
             for what, voice in spoken.items():
@@ -90,7 +96,7 @@ class Announcements:
                 for delay in REPEATS if voice.repeated else ():
                     entry = (now + delay, _PHYSICAL, next(self._order), _Spoken(router, what))
                     heapq.heappush(self._queue, entry)
-        self._voices = voices
+        self._voices = heard
 
     def next_due(self) -> float | None:
         """Return the monotonic time of the next step, None if nothing is waiting or one is under way."""
@@ -128,6 +134,12 @@ class Announcements:
         if voice is None or ofport < 1:
             return []
         return [(ofport, frame) for frame in address_frames(voice.mac, voice.addresses, router=True)]
+
+
+def _without(spoken: Mapping[ObjectId, Voice], held: Collection[ObjectId], leg: ObjectId) -> Mapping[ObjectId, Voice]:
+    if leg in held:
+        return {}
+    return {what: voice for what, voice in spoken.items() if what not in held}
 
 
 def _port(port_id: PortId, snapshot: HostSnapshot, switch: SwitchView) -> list[tuple[int, bytes]]:

@@ -25,7 +25,7 @@ from agent.core.errors import Actor, AgentError, Problem
 from agent.core.filter_report import FilterCounts, PortFilter, RuleCounters, port_filters
 from agent.core.inputs import HoldLimits, SnapshotChooser
 from agent.core.model import HostSnapshot, PortId, RouterId, SwitchView
-from agent.core.plan import Driver, Plan
+from agent.core.plan import Driver, ObjectId, Plan
 from agent.core.reconciler import Reconciler
 from agent.core.report import AgentState, ItemState, PassReport, PortState, RouterState
 from agent.core.retry import Allowance
@@ -360,6 +360,7 @@ class Daemon:
         up = [port for port, state in self._ports.items() if state.up and not (port in before and before[port].up)]
         self._note_wiring(up, report, reasons)
         self._announcements.add(up, snapshot)
+        self._announcements.hear(self._plan.voices, self._shut(report))
         anew = made_anew(parts.reconciler, self._driver("links"))
         parts.reconciler.verify_written()
         if anew:  # what was made anew has lost its devices, addresses, rules and sockets
@@ -372,6 +373,12 @@ class Daemon:
             self._observer.observe_pass(report)
         self._log.items(report.unfinished, report.revision)
         self._log.ports(self._ports, report.revision)
+
+    def _shut(self, report: PassReport) -> frozenset[ObjectId]:
+        """Return what has flows that are not in place: it cannot speak yet."""
+        owner = self._parts.reconciler.desired.owner
+        found = (owner(ref) for ref in report.unfinished if ref.driver == "flows")
+        return frozenset(object_id for object_id in found if object_id is not None)
 
     def _unfinished_routers(self, report: PassReport) -> dict[RouterId, str]:
         """Return what of routers is not in place, the first of each."""

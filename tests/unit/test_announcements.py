@@ -173,3 +173,14 @@ def test_what_fell_silent_meanwhile_is_not_announced_from_here():
     speaking.queue.hear({ROUTER: {GATEWAY: AT_GATEWAY}})
     speaking.queue.hear({})
     assert speaking.sent() == []
+
+
+def test_what_cannot_speak_yet_is_announced_once_it_can():
+    speaking = Speaking()
+    voices = {ROUTER: {GATEWAY: AT_FLOATING, FLOATING: AT_FLOATING}}
+    speaking.queue.hear(voices, held={FLOATING})
+    assert speaking.sent() == [5077]
+    speaking.queue.hear(voices, held={GATEWAY})  # what is behind the leg is silent with it
+    assert speaking.sent() == []
+    speaking.queue.hear(voices)
+    assert speaking.sent() == [5077, 5077]
