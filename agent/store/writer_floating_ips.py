@@ -81,9 +81,9 @@ def _network(session: Session, subject: Subject, address: str | None, fields: Fl
 def external_networks_around(session: Session, address: str) -> list[Row]:
     """Return the external networks with a subnet around *address*."""
     value = ipaddress.ip_address(address)
-    subnets = (subnet for subnet in session.rows("Subnet") if value in ipam.network(scalar(subnet, "cidr")))
-    networks = {subnet.network.uuid: subnet.network for subnet in subnets}
-    return sorted((network for network in networks.values() if network.external), key=label)
+    outside = (network for network in session.rows("Network") if scalar(network, "external"))
+    found = (n for n in outside if any(value in ipam.network(subnet.cidr) for subnet in session.subnets(n)))
+    return sorted(found, key=label)
 
 
 def _chosen(session: Session, subject: Subject, network: Row) -> str:

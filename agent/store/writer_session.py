@@ -291,6 +291,6 @@ class Session(View):
 def _differs(row: Row, column: str, new: Any) -> bool:
     if isinstance(new, list) and (row._data is not None or column in row._changes):
         # By id: the attribute leaves out what is deleted in this session, and a reference to it must not stay.
-        wanted = [value.uuid if isinstance(value, Row) else value for value in new]
+        wanted: list[Any] = [getattr(value, "uuid", value) for value in new]
         return sorted(atoms(row, column)) != sorted(wanted)
     return bool(getattr(row, column) != new)

@@ -127,8 +127,9 @@ class View:
     def _by_name(self, kind: str) -> dict[str, dict[uuid.UUID, Row]]:
         if kind not in self._names:
             found: dict[str, dict[uuid.UUID, Row]] = defaultdict(dict)
+            has_name = "name" in self.tables[TABLES[kind]].columns  # all but a few: there may be many
             for row in self._visible(TABLES[kind]):
-                found[name_of(row)][row.uuid] = row
+                found[scalar(row, "name") if has_name else name_of(row)][row.uuid] = row
             self._names[kind] = found
         return self._names[kind]
 
