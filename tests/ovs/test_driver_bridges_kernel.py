@@ -128,6 +128,7 @@ def test_without_the_module_a_bridge_is_not_filtered_and_the_error_says_what_to_
     assert driver.observe() == {"qbra": HybridBridge("qbra", "tapa", "qvba", filtered=False)}
 
 
+@pytest.mark.alone
 def test_many_bridges_are_read_in_little_time(driver):
     lines = []
     for number in range(MANY):

@@ -134,6 +134,7 @@ def test_a_switch_that_does_not_answer_or_is_not_there_is_an_error_of_the_driver
     assert driver.observe() == FLOWS
 
 
+@pytest.mark.alone
 def test_eight_thousand_flows_are_written_and_read_near_the_switch_s_own_pace(driver):
     """Floors (facts.md): 14 us a flow to write and 7 us to read, plus a process each."""
     flows = {

@@ -191,6 +191,7 @@ def test_a_set_of_another_type_is_replaced_unless_rules_refer_to_it(sets, member
     assert sets.observe() == {V4: BOTH[V4], V6: "hash:net family inet maxelem 65536"}
 
 
+@pytest.mark.alone
 def test_ten_thousand_members_at_once_and_one_more(sets, members):
     sets.apply(Delta(creates=BOTH))
     shell("ipset create other hash:ip maxelem 100000")

@@ -236,6 +236,7 @@ def test_offload_is_told_and_switched_like_ethtool_does(driver):
             checksum.enabled("nowhere")
 
 
+@pytest.mark.alone
 def test_a_hundred_hybrid_plugs_in_one_go(driver):
     links = hybrid_plugs(100)
     started = time.perf_counter()

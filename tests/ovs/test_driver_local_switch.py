@@ -190,6 +190,7 @@ def test_four_hundred_interfaces_and_one_more(host):
     assert all(after.interfaces[port] is plugged for port, plugged in before.interfaces.items())
 
 
+@pytest.mark.alone
 def test_a_restart_of_the_switch_is_noticed_at_once_and_its_numbers_are_right(host):
     host.plug("tap1", "tap2")
     host.watch.start()
@@ -267,6 +268,7 @@ def test_the_bridge_being_made_later_and_made_anew_counts_as_coming_back(tmp_pat
     assert events[2] == {"p1": 1}
 
 
+@pytest.mark.alone
 def test_a_watched_switch_costs_next_to_nothing(host):
     host.watch.start()
     wait_until(host.watch.is_connected)
@@ -279,6 +281,7 @@ def test_a_watched_switch_costs_next_to_nothing(host):
     assert after.user + after.system - before.user - before.system < 0.2
 
 
+@pytest.mark.alone
 def test_flows_can_be_back_soon_after_the_switch_with_four_hundred_ports(host):
     """The view is right, and flows can be written, well within the second that forwarding may take."""
     host.plug(*(f"tap{n}" for n in range(400)))

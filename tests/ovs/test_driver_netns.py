@@ -152,6 +152,7 @@ def test_a_process_that_is_killed_leaves_nothing_that_is_not_ours(driver, share)
     assert driver.observe() == wanted
 
 
+@pytest.mark.alone
 def test_hundreds_of_namespaces(driver):
     wanted = {f"hpb-{n:03}": f"router:{n}" for n in range(200)}
     started = time.perf_counter()

@@ -200,6 +200,7 @@ def test_an_alias_stands_for_a_port_no_longer_than_it_is_said(place, running):
     assert alias4(1) not in json.dumps(running.stats())
 
 
+@pytest.mark.alone
 def test_a_port_with_a_thousand_half_open_connections_costs_others_nothing(place, running):
     assert running.tell(put_service(limits=Limits(connections=64, patience=1.0))) == [None]
     held = []
@@ -242,6 +243,7 @@ def test_a_client_that_takes_nothing_is_cut_off(place, running):
     assert running.memory() - before < len(large) >> 10
 
 
+@pytest.mark.alone
 def test_many_puts_at_once_do_not_hold_up_answers(place, running):
     batch = [put_dhcp(number, digest="new") for number in range(100, 900)]
     teller = threading.Thread(target=running.client.ask, args=(batch,))

@@ -67,6 +67,7 @@ def test_a_nova_that_is_away_is_said_to_be_so_and_found_again(place, running):
     assert running.log.read_text().count("the metadata service answers again") == 1
 
 
+@pytest.mark.alone
 def test_a_nova_that_hangs_holds_up_nobody_who_does_not_need_it(place, running):
     with socket.socket() as hanging:
         hanging.bind(("127.0.0.1", 0))
