@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import pytest
@@ -39,6 +39,13 @@ class Calls:
             shell(script)
             assert self._condition.wait_for(lambda: self.count > before, DEADLINE), f"nobody was told of {script}"
             return time.monotonic() - begun
+
+
+def eventually(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + DEADLINE
+    while not condition():
+        assert time.monotonic() < deadline, f"{what}: not within {DEADLINE:g} s"
+        time.sleep(0.01)
 
 
 class Watch(Protocol):
@@ -136,11 +143,15 @@ def test_changes_of_others_are_noticed_and_ours_are_not():
         calls.after("iptables-nft -A FORWARD -j DROP")
         assert seen[-1][1].startswith("iptables")
         ours.set()
+        shell("nft add table inet ours")
+        eventually(lambda: seen[-1][1] == "nft", "all before it was told")
         count = calls.count
         shell(
             "nft add table inet y; nft delete table inet y;"
             " iptables-nft -A FORWARD -j DROP; ip6tables-nft -A INPUT -j DROP"
         )
+        eventually(lambda: seen[-1][1].startswith("ip6tables"), "the last of ours was seen")
+        assert calls.count == count
         ours.clear()
         rules = "".join(f"-A FORWARD -s 10.{n >> 8}.{n & 255}.1 -j DROP\\n" for n in range(1000))
         calls.after(f"printf '*filter\\n{rules}COMMIT\\n' | iptables-nft-restore --noflush")
