@@ -11,6 +11,7 @@ from scapy.layers.inet import ICMP, IP
 from scapy.layers.inet6 import ICMPv6MLReport2, ICMPv6ND_NA, IPv6
 from scapy.layers.l2 import ARP
 
+from agent.core.model import FloatingIpId, RouterId
 from agent.core.naming import host_mac
 from agent.core.service_identity import link_local
 from tests.golden.l2_world import mac, underlay
@@ -256,7 +257,7 @@ def lan_world(active="there"):
     world.network("lan", "vlan", 100)
     world.subnet("lan", "10.2.0.0/24", "10.2.0.1")
     world.port(3, "lan", "10.2.0.13")
-    world.floating_ips["edge"].pop("f3")
+    world.floating_ips[RouterId("edge")].pop(FloatingIpId("f3"))
     world.endpoint(21, "lan", "there", "10.2.0.21")
     world.leg("edge", "lan", "10.2.0.1")
     return world

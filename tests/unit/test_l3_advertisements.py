@@ -8,6 +8,7 @@ import pytest
 from scapy.layers.inet6 import ICMPv6ND_RA, ICMPv6NDOptSrcLLAddr, IPv6
 from scapy.layers.l2 import Ether
 
+from agent.core.model import NetworkId
 from agent.core.service_identity import link_local
 from agent.dhcp.data import decode_port
 from agent.dhcp.port_answers import PortAnswers
@@ -20,8 +21,8 @@ def world():
     made = edge_world(distributed=False)
     made.settings = replace(made.settings, services=True)
     made.ofports.update(SERVICE_OFPORTS)
-    blue4, blue6 = made.subnets["blue"]
-    made.subnets["blue"] = (blue4, replace(blue6, ipv6_ra_mode="slaac", ipv6_address_mode="slaac"))
+    blue4, blue6 = made.subnets[NetworkId("blue")]
+    made.subnets[NetworkId("blue")] = (blue4, replace(blue6, ipv6_ra_mode="slaac", ipv6_address_mode="slaac"))
     return made
 
 

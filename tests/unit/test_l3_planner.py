@@ -7,13 +7,16 @@ import pytest
 
 from agent.core.errors import Actor
 from agent.core.model import HostName, NetworkId, PortId
-from agent.core.plan import ItemRef
+from agent.core.plan import ItemRef, ObjectId
 from agent.core.service_identity import link_local
 from tests.golden.l2_world import mac, underlay
 from tests.golden.router_world import RouterWorld, edge_world, leg_mac
 
 SPACE = "qrouter-edge"
 BLUE, RED, PUBLIC = "qr-edge-blue", "qr-edge-red", "qg-edge-public"
+
+
+EDGE = ObjectId("router:edge")
 
 
 def keys(world, driver, part):
@@ -349,14 +352,14 @@ class TestCost:
 
 class TestVoices:
     def test_the_gateway_and_floating_ips_speak_where_they_are_active(self):
-        voices = edge_world(distributed=False).plan().voices["router:edge"]
-        assert voices["router:edge/gateway"].addresses == ("203.0.113.10", "2001:db8:ff::10")
+        voices = edge_world(distributed=False).plan().voices[EDGE]
+        assert voices[ObjectId("router:edge/gateway")].addresses == ("203.0.113.10", "2001:db8:ff::10")
         assert {voice.mac for voice in voices.values()} == {leg_mac(3)}
         assert "router:edge/address/203.0.113.40" in voices
-        assert not edge_world(distributed=False, active="there").plan().voices["router:edge"]
+        assert not edge_world(distributed=False, active="there").plan().voices[EDGE]
 
     def test_floating_ips_of_a_distributed_router_speak_under_their_own_mac_addresses(self):
-        voices = edge_world(distributed=True, active="there").plan().voices["router:edge"]
+        voices = edge_world(distributed=True, active="there").plan().voices[EDGE]
         assert {str(key): voice.mac for key, voice in voices.items()} == {
             "floating_ip:f1": "fa:16:3e:ff:ff:01",
             "floating_ip:f3": "fa:16:3e:ff:ff:03",
