@@ -30,28 +30,34 @@ KNOWN = 100
 OTHER = 0
 
 
+_SCRATCH = f"NXM_NX_REG{SCRATCH}"
+# The owner's MAC address is in arp_tha, which means nothing in a request.
+_REPLY = (
+    openflow.move("NXM_OF_ETH_SRC", "NXM_OF_ETH_DST"),
+    openflow.move("NXM_NX_ARP_THA", "NXM_OF_ETH_SRC"),
+    openflow.move("NXM_NX_ARP_SHA", "NXM_NX_ARP_THA"),
+    openflow.move("NXM_OF_ETH_SRC", "NXM_NX_ARP_SHA"),
+    openflow.move("NXM_OF_ARP_SPA", _SCRATCH),
+    openflow.move("NXM_OF_ARP_TPA", "NXM_OF_ARP_SPA"),
+    openflow.move(_SCRATCH, "NXM_OF_ARP_TPA"),
+    openflow.set_field(str(ARP_REPLY), "arp_op"),
+    openflow.IN_PORT,
+)
+
+
 def add_fixed(flows: dict[str, str]) -> None:
     """Add what is the same on every host."""
     add(flows, Table.NEIGHBOR, OTHER, "", TO_SERVICES)
     add(flows, Table.NEIGHBOR_IN, OTHER, "", TO_LOCAL)
-    # The owner's MAC address is in arp_tha, which means nothing in a request.
-    scratch = f"NXM_NX_REG{SCRATCH}"
-    add(
-        flows,
-        Table.NEIGHBOR_REPLY,
-        KNOWN,
-        match("arp", arp_op=ARP_REQUEST),
-        openflow.move("NXM_OF_ETH_SRC", "NXM_OF_ETH_DST"),
-        openflow.move("NXM_NX_ARP_THA", "NXM_OF_ETH_SRC"),
-        openflow.move("NXM_NX_ARP_SHA", "NXM_NX_ARP_THA"),
-        openflow.move("NXM_OF_ETH_SRC", "NXM_NX_ARP_SHA"),
-        openflow.move("NXM_OF_ARP_SPA", scratch),
-        openflow.move("NXM_OF_ARP_TPA", "NXM_OF_ARP_SPA"),
-        openflow.move(scratch, "NXM_OF_ARP_TPA"),
-        openflow.set_field(str(ARP_REPLY), "arp_op"),
-        openflow.IN_PORT,
-    )
+    add(flows, Table.NEIGHBOR_REPLY, KNOWN, match("arp", arp_op=ARP_REQUEST), *_REPLY)
     add(flows, Table.NEIGHBOR_REPLY, OTHER, "")
+
+
+def add_reply_to(flows: dict[str, str], ofport: int, alias: str, mac: str) -> None:
+    """Answer the port with *mac* that asks under the MAC address *alias*, which it does not know."""
+    back = (openflow.set_field(mac, "eth_dst"), openflow.set_field(mac, "arp_tha"))
+    request = match("arp", in_port=ofport, dl_src=alias, arp_op=ARP_REQUEST)
+    add(flows, Table.NEIGHBOR_REPLY, EXEMPT, request, *_REPLY[:-1], *back, openflow.IN_PORT)
 
 
 def add_known(flows: dict[str, str], segment: Segment, mac: str, address: str) -> None:

@@ -21,7 +21,7 @@ from agent.core.openflow import match
 from agent.core.plan import Group, ItemRef, Key, ObjectId, Value, Voice
 from agent.l2 import neighbors
 from agent.l2.pipeline import PORT, Goto, Table, add
-from agent.l3 import leg_flows, rules
+from agent.l3 import rules
 from agent.l3.leg_flows import FLOATING, OWN_ADDRESS, TO_DELIVER, TO_LOCAL, TO_NEIGHBOR
 from agent.l3.local_router import Leg, LocalRouter
 from agent.l3.places import floating_host
@@ -59,7 +59,7 @@ def plan_floating_ips(
         for floating_id, floating in wanted.items():
             host = floating_host(floating, local.place, outside)
             leg = local.outside_leg
-            if leg is None or not (host == own or (host is None and local.place.gateway_host)):
+            if leg is None or not (host == own or (host is None and local.has_addresses)):
                 continue
             part = old.get(floating_id)
             if part is None or part[0] is not floating or part[1] != host:
@@ -106,10 +106,10 @@ def rule_keys(local: LocalRouter, floating: FloatingIp) -> tuple[Key, Key]:
 
 def _plan(local: LocalRouter, leg: Leg, floating: FloatingIp, *, speaks: bool) -> Group:
     address = local.item("address", leg.device, f"{floating.address}/32")
-    has_address = speaks or local.has_addresses
     there, back = rule_keys(local, floating)
     nat: dict[Key, Value] = {there: "", back: ""}
     requires = {
+        ItemRef("routes", address): frozenset((local.device_ref(leg),)),
         ItemRef("nat", there): frozenset((rules.chain_ref(local.namespace, DNAT_CHAIN),)),
         ItemRef("nat", back): frozenset((rules.chain_ref(local.namespace, FLOATING_CHAIN),)),
     }
@@ -118,21 +118,15 @@ def _plan(local: LocalRouter, leg: Leg, floating: FloatingIp, *, speaks: bool) -
         nat[passes] = ""
         requires[ItemRef("nat", passes)] = frozenset((ItemRef("nat", rules.passed_chain(local.namespace)),))
     items: dict[str, Mapping[Key, Value]] = {
+        "routes": {address: ""},
         "nat": nat,
         "translations": {f"{local.namespace} {floating.address}": floating.fixed_address},
     }
-    if has_address:
-        items["routes"] = {address: ""}
-        requires[ItemRef("routes", address)] = frozenset((local.device_ref(leg),))
     if speaks and leg.ofport is not None:
         flows, entries = _flows(local, leg, floating, leg.ofport)
         items["flows"] = flows
         gate = frozenset((ItemRef("routes", address), *(ItemRef("nat", key) for key in nat)))
         requires.update((ItemRef("flows", key), gate) for key in entries)
-    elif not speaks and local.stands_by:
-        flows = {}
-        leg_flows.add_standby(flows, local.legs, floating.address, local.away)
-        items["flows"] = flows
     return Group(object_id(floating), items, requires)
 
 
@@ -155,6 +149,7 @@ def _flows(local: LocalRouter, leg: Leg, floating: FloatingIp, ofport: int) -> t
     arp = match("arp", in_port=ofport, arp_spa=floating.address)
     in_arp = openflow.set_field(mac, "arp_sha")
     opened.append(add(flows, Table.FROM_ROUTER, REWRITTEN, arp, as_itself, in_arp, TO_NEIGHBOR))
+    neighbors.add_reply_to(flows, ofport, mac, leg.mac)
     packets = match("ip", in_port=ofport, nw_src=floating.address)
     opened.append(add(flows, Table.FROM_ROUTER, REWRITTEN, packets, as_itself, TO_NEIGHBOR))
     for inside in local.legs:

@@ -41,11 +41,9 @@ KNOWN = 100
 OWN_ECHO = 110  # in DELIVER
 FORGED, FROM_OTHER_HOST = 120, 90  # in NEIGHBOR_IN
 ARP_FROM_LEG, FROM_LEG = 30, 20  # in REMOTE, above what others send outside
-# In ROUTER: answers to the router's own questions, external addresses that are in this
-# namespace but not in use, who has a floating IP here, then by the length of the prefix
-# (0..128), then all that is left.
+# In ROUTER: answers to the router's own questions, who has a floating IP here, then by the
+# length of the prefix (0..128), then all that is left.
 ANSWER = 250
-ON_STANDBY = 245
 FLOATING = 240
 PREFIX = 100
 ELSEWHERE = 50
@@ -74,8 +72,8 @@ def add_speaker(flows: dict[str, str], leg: Leg, ofport: int) -> None:
         neighbors.add_exemption(flows, ofport, address)
 
 
-def add_delivery(flows: dict[str, str], leg: Leg, ofport: int) -> None:
-    """Let a leg hear what it must."""
+def add_delivery(flows: dict[str, str], leg: Leg, ofport: int, *, hears_itself: bool) -> None:
+    """Let a leg hear what it must; *hears_itself* tells that the same leg on other hosts is somebody else to it."""
     heard = (
         match(reg1=ofport, vlan_tci=UNTAGGED, dl_dst=leg.mac),
         match("arp", reg1=ofport, vlan_tci=UNTAGGED),
@@ -84,8 +82,9 @@ def add_delivery(flows: dict[str, str], leg: Leg, ofport: int) -> None:
     )
     for text in heard:
         add(flows, Table.DELIVER, ENTRY, text, openflow.output(ofport))
-    # The same router on another host asked: this one must not take it for somebody with its address.
-    add(flows, Table.DELIVER, OWN_ECHO, match(reg1=ofport, dl_src=leg.mac))
+    if not hears_itself:
+        # The same router on another host asked: this one must not take it for somebody with its address.
+        add(flows, Table.DELIVER, OWN_ECHO, match(reg1=ofport, dl_src=leg.mac))
 
 
 def add_answers(flows: dict[str, str], leg: Leg) -> None:
@@ -227,17 +226,6 @@ def add_choice(
         for prefix in prefixes:
             _add_prefix(flows, leg, prefix, actions)
     _add_prefix(flows, leg, _LINK_LOCALS, (TO_LOCAL,))
-
-
-def add_standby(flows: dict[str, str], legs: Iterable[Leg], address: str, away: Away | None) -> None:
-    """Send what is for an external IPv4 address to the active gateway host, whoever it is from.
-
-    A gateway host has all of them ready.  If it is not active, those of its instances that
-    have a floating IP here must not meet them here: the answers would come from there.
-    """
-    for leg in legs:
-        text = match("ip", metadata=leg.segment.number, dl_dst=leg.mac, nw_dst=address)
-        add(flows, Table.ROUTER, ON_STANDBY, text, *_to_gateway(leg, away))
 
 
 def _add_prefix(flows: dict[str, str], leg: Leg, prefix: str, actions: tuple[Action, ...]) -> None:

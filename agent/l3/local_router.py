@@ -118,13 +118,8 @@ class LocalRouter:
         return self.place.resident and (self.active or self.place.everywhere)
 
     @property
-    def stands_by(self) -> bool:
-        """Whether it is a distributed one whose gateway is ready here but not in use."""
-        return self.place.everywhere and self.place.gateway_host and not self.active
-
-    @property
     def has_addresses(self) -> bool:
-        """Whether the gateway's addresses are here, and those that are with it.
+        """Whether the gateway's addresses are here, those that are with it, and the rules that translate them.
 
         A standby of a distributed router has none of them: it takes what other hosts send
         from them to its own instances' floating IPs, and answers (RFC 1812, section 5.3.7:

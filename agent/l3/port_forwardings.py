@@ -12,7 +12,7 @@ from agent.core.model import PortForwarding, PortForwardingId
 from agent.core.naming import DNAT_CHAIN
 from agent.core.plan import Group, ItemRef, Key, ObjectId, Value, Voice
 from agent.l2 import neighbors
-from agent.l3 import leg_flows, rules
+from agent.l3 import rules
 from agent.l3.local_router import Leg, LocalRouter
 
 # iptables-extensions(8), DNAT: ports can be given for these only.
@@ -33,9 +33,9 @@ class Forwardings:
 def plan_forwardings(
     memo: Memo, local: LocalRouter, wanted: Mapping[PortForwardingId, PortForwarding]
 ) -> Forwardings | None:
-    """Plan the port forwardings of a router on a gateway host, None elsewhere."""
+    """Plan the port forwardings of a router where its gateway's addresses are, None elsewhere."""
     leg = local.outside_leg
-    if leg is None or not local.place.gateway_host:
+    if leg is None or not local.has_addresses:
         return None
     outside = leg
 
@@ -111,19 +111,12 @@ def _plan(local: LocalRouter, forwarding: PortForwarding) -> Group:
 def _plan_address(group_id: ObjectId, local: LocalRouter, leg: Leg, address: str) -> Group:
     """Plan an external address that is not the gateway's own and that only port forwardings have."""
     key = local.item("address", leg.device, f"{address}/32")
-    items: dict[str, Mapping[Key, Value]] = {}
-    requires: dict[ItemRef, frozenset[ItemRef]] = {}
-    if local.has_addresses:
-        items["routes"] = {key: ""}
-        requires[ItemRef("routes", key)] = frozenset((local.device_ref(leg),))
+    items: dict[str, Mapping[Key, Value]] = {"routes": {key: ""}}
+    requires = {ItemRef("routes", key): frozenset((local.device_ref(leg),))}
     if local.active and leg.ofport is not None:
         flows: dict[str, str] = {}
         neighbors.add_exemption(flows, leg.ofport, address)
         neighbors.add_known(flows, leg.segment, leg.mac, address)
         neighbors.add_local_owner(flows, leg.segment, leg.ofport, address)
-        items["flows"] = flows
-    elif local.stands_by:
-        flows = {}
-        leg_flows.add_standby(flows, local.legs, address, local.away)
         items["flows"] = flows
     return Group(group_id, items, requires)

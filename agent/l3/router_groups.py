@@ -101,9 +101,6 @@ def plan_gateway(local: LocalRouter, leg: Leg, gate: frozenset[ItemRef], routes:
     leg_flows.add_answers(flows, leg)
     if not local.active:
         leg_flows.add_way(flows, leg, local.away)
-    if local.stands_by:
-        for address in (address.address for address in leg.addresses if not address.is_ipv6):
-            leg_flows.add_standby(flows, local.legs, address, local.away)
     items = {**planned, "routes": {**planned["routes"], **ways}, "flows": flows}
     return Group(interface_id(local, leg), items, {**requires, **need_ways})
 
@@ -117,7 +114,8 @@ def _open(
     gate: frozenset[ItemRef],
 ) -> None:
     """Let a leg speak once all that it needs is in place, and hear."""
-    leg_flows.add_delivery(flows, leg, ofport)
+    # Outside, floating IPs here and the active gateway elsewhere talk to each other.
+    leg_flows.add_delivery(flows, leg, ofport, hears_itself=leg.is_gateway and local.place.everywhere)
     entry = leg_flows.add_entry(flows, leg, ofport)
     own = (local.device_ref(leg), ItemRef("links", leg.outer), ItemRef("ovs", f"port/{leg.outer}"))
     addresses = (ItemRef("routes", key) for key in leg_address_keys(local, leg))

@@ -74,7 +74,8 @@ def default_routes(
 ) -> tuple[dict[Key, Value], dict[ItemRef, frozenset[ItemRef]]]:
     """Return the way out of the gateway's leg, unless the store names another, and what it requires.
 
-    Where the leg has floating IPs only, nothing says that the next hop is on its network.
+    Where the leg has floating IPs only, nothing says what is on its network: neither the next hop
+    nor others with floating IPs, which are to be asked for directly.
     """
     items: dict[Key, Value] = {}
     requires: dict[ItemRef, frozenset[ItemRef]] = {}
@@ -85,6 +86,11 @@ def default_routes(
         key = local.item("route", destination)
         items[key] = _way(local, [(hop, leg)])
         requires[ItemRef("routes", key)] = _needs(local, leg)
+    if local.place.floats and not local.has_addresses:
+        for cidr in sorted({address.subnet.cidr for address in leg.addresses if not address.is_ipv6}):
+            key = local.item("route", cidr)
+            items[key] = f"dev {leg.device}"
+            requires[ItemRef("routes", key)] = _needs(local, leg)
     return items, requires
 
 

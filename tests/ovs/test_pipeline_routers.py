@@ -217,8 +217,13 @@ class TestDistributed:
         assert spread.send(FROM_THERE, ping(11, R_BLUE, "10.0.0.21", INTERNET)) == NOWHERE
 
     @pytest.mark.parametrize("address", ["203.0.113.10", "203.0.113.33", "203.0.113.40"])
-    def test_what_is_only_ready_here_is_met_where_it_is_in_use(self, spread, address):
-        assert spread.send(1, ping(1, R_BLUE, "10.0.0.11", address)) == {THERE}
+    def test_who_has_a_floating_ip_here_meets_the_gateways_addresses_outside(self, spread, address):
+        """The answers to what comes from the gateway's address would else miss the translation that awaits them."""
+        assert spread.send(1, ping(1, R_BLUE, "10.0.0.11", address)) == {AT_BLUE}
+
+    def test_the_active_gateway_and_floating_ips_elsewhere_are_others_to_each_other(self, spread):
+        assert spread.send(OUTSIDE, who_has(G, "203.0.113.21", "203.0.113.10")) == {AT_PUBLIC}
+        assert spread.send(OUTSIDE, ping(G, FLOATING, "203.0.113.10", "203.0.113.21")) == {AT_PUBLIC}
 
     def test_an_instance_without_an_own_uplink_has_its_floating_ip_at_the_gateway(self, spread_gateway):
         own = "fa:16:3e:ff:ff:{:02x}".format
