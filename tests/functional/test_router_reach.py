@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who reaches whom across routers, under which address, compared with an oracle that knows the file only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from agent.sandbox.reach import Ping, ping_all
+from tests.functional.lab import Lab
+from tests.functional.router_document import BEHIND_INSTANCES, DOCUMENT, UPSTREAM_ADDRESSES
+from tests.functional.router_oracle import UPSTREAM, World, read_world
+from tests.functional.router_tools import new_router_lab, wait_gateway
+
+WORLD = read_world(DOCUMENT, BEHIND_INSTANCES, UPSTREAM_ADDRESSES)
+SECONDS = 2.0
+GATEWAYS = {"c": "host1", "t": "host2", "d": "host1", "l": "host2", "s": "host2"}
+
+
+@pytest.fixture(scope="module")
+def lab(new_lab: Callable[..., Lab]) -> Lab:
+    lab = new_router_lab(new_lab, DOCUMENT)
+    for name, addresses in BEHIND_INSTANCES.items():
+        for address in addresses:
+            lab.output(name, "ip", "address", "add", address, "dev", "lo")
+    wait_preferred(lab)
+    return lab
+
+
+def wait_preferred(lab: Lab) -> None:
+    """Wait until all gateways are where the file wants them most."""
+    for router, host in GATEWAYS.items():
+        wait_gateway(lab, router, host, lab.sandbox.host_names)
+
+
+def asks(world: World) -> list[tuple[str, str]]:
+    """Return each source with each address that it could try: its tenant's, and all that is outside."""
+    outside = [
+        *world.floating,
+        *world.upstream,
+        *(each for router in world.routers.values() for each in router.outside),
+    ]
+    found = []
+    for source in (*world.instances, UPSTREAM):
+        tenant = [each for each in world.instances.values() if each.name[0] == source[0] or ":" in each.addresses[-1]]
+        inside = [address for each in tenant for address in (*each.addresses, *each.behind)]
+        legs = [leg for router in world.routers.values() if router.name == source[0] for leg in router.legs.values()]
+        own = world.own(source)
+        found += [(source, target) for target in dict.fromkeys((*inside, *legs, *outside)) if target not in own]
+    return found
+
+
+def differences(world: World, pings: list[Ping]) -> list[str]:
+    """Return what is not as the oracle says."""
+    found = []
+    for ping in pings:
+        wanted = world.expect(ping.source, ping.address)
+        arrived = ping.arrived_at <= wanted.arrives_at and bool(ping.arrived_at) is bool(wanted.arrives_at)
+        seen = ping.seen_from == ({wanted.seen_from} if wanted.arrives_at else set())
+        if not arrived or not seen or ping.answered is not wanted.answered:
+            got = f"{sorted(ping.arrived_at)} from {sorted(ping.seen_from)}, {'' if ping.answered else 'not '}answered"
+            found.append(f"{ping.source} -> {ping.address}: {got}; wanted {wanted}")
+    return found
+
+
+def assert_reachability(lab: Lab, world: World = WORLD) -> None:
+    wrong = differences(world, ping_all(lab.sandbox, asks(world), SECONDS))
+    print("\n".join(wrong))
+    assert not wrong
+
+
+def test_everybody_reaches_exactly_whom_routers_lead_to(lab: Lab) -> None:
+    assert_reachability(lab)
