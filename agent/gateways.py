@@ -3,8 +3,11 @@
 
 A gateway goes at once and comes back slowly: a host whose gateways were not usable
 holds back for ``hold_down`` seconds, told to everybody by ``bfd:cpath_down``, and
-without preemption for as long as another gateway of its routers forwards.  One that
-hands over goes on forwarding what still reaches it for ``LINGER``.
+without preemption for as long as another gateway of its routers forwards.
+
+While the gateway before still lives, nothing need be lost: the next one opens at once,
+who sends to it moves ``SETTLE`` later, and the one before forwards what still reaches
+it for ``LINGER`` more.
 """
 
 from __future__ import annotations
@@ -39,7 +42,8 @@ from agent.l3.state import GatewayState, Peer
 
 LOG = logging.getLogger(__name__)
 
-LINGER: Final = 0.4  # seconds: the others hear within one interval, and their flows take a moment
+SETTLE: Final = 0.2  # seconds: others hear of a drain 0.03 to 0.13 s later (three times 100 ms), and write flows
+LINGER: Final = 1.0  # seconds: switches outside learn from announcements, some of which are sent twice
 CPATH_DOWN: Final = ("cpath_down", "true")
 
 
@@ -100,6 +104,7 @@ class Gateways:
         self._preempt = preempt
         self._report = GatewayReport()
         self._ready_since: float | None = None
+        self._moving: dict[RouterId, tuple[HostName | None, float]] = {}  # where to, and when
         self._lingering: dict[RouterId, float] = {}  # until when
         self._members: dict[NetworkId, tuple[Mapping[EndpointId, Endpoint], frozenset[HostName]]] = {}
         self._due: float | None = None
@@ -177,7 +182,8 @@ class Gateways:
         active: set[RouterId] = set()
         for id_, router in routers.items():
             alone = unheard and has_witness(self._own, router, names)
-            hosts[id_] = choose(router, Sight(self._own, known, usable, alone))
+            chosen = choose(router, Sight(self._own, known, usable, alone))
+            hosts[id_] = self._settled(id_, chosen, known, alone=alone, now=now)
             if hosts[id_] == self._own or self._lingers(id_, hosts[id_], alone=alone, now=now):
                 active.add(id_)
         interval = session_interval(len(names))
@@ -229,6 +235,30 @@ class Gateways:
             if session is not None and session.forwarding and not _is_up(last.sessions.get(host, _NEVER))
         }
         return sum(any(host in back for host in order[: order.index(self._own)]) for order in orders)
+
+    def _settled(
+        self,
+        router: RouterId,
+        chosen: HostName | None,
+        sessions: Mapping[HostName, BfdSession],
+        *,
+        alone: bool,
+        now: float,
+    ) -> HostName | None:
+        """Return the host to send to: the one before for a moment, if it still lives and the next may not be ready."""
+        before = self._report.state.hosts.get(router)
+        lives = not alone if before == self._own else _is_up(sessions.get(before) if before is not None else None)
+        if before is None or chosen in (None, before, self._own) or not lives:
+            self._moving.pop(router, None)
+            return chosen
+        moving = self._moving.get(router)
+        if moving is None or moving[0] != chosen:
+            moving = self._moving[router] = (chosen, now + SETTLE)
+        if now < moving[1]:
+            self._wait_until(moving[1])
+            return before
+        del self._moving[router]
+        return chosen
 
     def _lingers(self, router: RouterId, host: HostName | None, *, alone: bool, now: float) -> bool:
         """Tell whether the gateway goes on here for a moment although another host has it now."""

@@ -28,7 +28,7 @@ from agent.core.model import (
     SubnetId,
     SwitchView,
 )
-from agent.gateways import LINGER, Gateways, Reason
+from agent.gateways import LINGER, SETTLE, Gateways, Reason
 from agent.l2.settings import LocalSettings
 from agent.l3.state import GatewayState
 
@@ -99,7 +99,9 @@ def test_a_host_uses_the_first_gateway_that_forwards() -> None:
     assert seen.at(0, {G1: FORWARDING, G2: FORWARDING}).hosts == {EDGE: G1}
     assert seen.at(1, {G1: DOWN, G2: FORWARDING}).hosts == {EDGE: G2}
     assert seen.at(1, {G1: UP, G2: FORWARDING}).hosts == {EDGE: G2}
-    assert seen.at(1, {G1: FORWARDING, G2: FORWARDING}).hosts == {EDGE: G1}
+    assert seen.at(1, {G1: FORWARDING, G2: FORWARDING}).hosts == {EDGE: G2}
+    assert seen.gateways.next_due() == seen.now + SETTLE
+    assert seen.at(SETTLE, {G1: FORWARDING, G2: FORWARDING}).hosts == {EDGE: G1}
     assert seen.gateways.report.failovers == 2
     assert not seen.at(1, {G1: FORWARDING}).active
 
@@ -180,7 +182,10 @@ def test_a_drained_gateway_forwards_until_the_next_has_taken_over() -> None:
     seen = Seen(G1)
     seen.settled({G2: FORWARDING, A: FORWARDING})
     state = seen.at(1, {G2: FORWARDING, A: FORWARDING}, drained=G1)
-    assert (state.path_down, state.hosts[EDGE], state.active) == (True, G2, frozenset({EDGE}))
+    assert (state.path_down, state.hosts[EDGE], state.active) == (True, G1, frozenset({EDGE}))
+    assert seen.gateways.next_due() == seen.now + SETTLE
+    state = seen.at(SETTLE, {G2: FORWARDING, A: FORWARDING}, drained=G1)
+    assert (state.hosts[EDGE], state.active) == (G2, frozenset({EDGE}))
     assert seen.gateways.next_due() == seen.now + LINGER
     assert not seen.at(LINGER, {G2: FORWARDING, A: FORWARDING}, drained=G1).active
 
@@ -211,13 +216,14 @@ def test_two_that_were_active_at_once_are_counted_when_they_meet_again() -> None
     assert seen.at(1, {G1: DOWN, A: FORWARDING}).active == {EDGE}
     seen.at(1, {G1: FORWARDING, A: FORWARDING})
     assert seen.gateways.report.conflicts == 1
+    seen.at(SETTLE, {G1: FORWARDING, A: FORWARDING})
     assert not seen.at(LINGER, {G1: FORWARDING, A: FORWARDING}).active
 
 
 def test_who_was_dead_and_held_back_is_no_conflict() -> None:
     seen = Seen(G2)
     seen.settled({G1: FORWARDING, A: FORWARDING})
-    for session in (DOWN, UP, FORWARDING):
+    for session in (DOWN, UP, FORWARDING, FORWARDING):
         seen.at(1, {G1: session, A: FORWARDING})
     assert (seen.gateways.report.conflicts, seen.gateways.report.failovers) == (0, 2)
 
