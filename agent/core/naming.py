@@ -75,6 +75,9 @@ INGRESS_CONNMARK = 0x2
 CONNMARK_MASK = 0x3
 ENDED_CONNMARK = 0x4  # nothing allows the connection any more: none of its packets passes, whoever sends it
 
+# Of packets in routers' namespaces: translated without conntrack, which does not know what they belong to.
+FALLBACK_MARK = 0x2
+
 CHAIN_PREFIX = "hp-"
 FORWARD_CHAIN = "hp-forward"
 INPUT_CHAIN = "hp-input"

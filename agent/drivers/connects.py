@@ -14,17 +14,18 @@ is not: it keeps nobody out, it only keeps things fair.
 from __future__ import annotations
 
 import errno
-import json
 import re
 from collections.abc import Mapping
 from typing import Final
 
 from agent.command import Runner
-from agent.core.errors import ApplyError, CommandError
+from agent.core.errors import ApplyError
 from agent.core.plan import Delta, Key, ObjectId, Value
+from agent.drivers import nft_table
 from agent.namespace import inside_named
 
 _VALUE: Final = re.compile(r"([0-9]{1,9})/second burst ([0-9]{1,9}) packets")
+_FAMILY: Final = "inet"
 _CHANGED: Final = "changed"  # what is found in place of the value
 _SOURCES: Final = (("4", "ipv4_addr", "ip saddr"), ("6", "ipv6_addr", "ip6 saddr"))
 _FORGET: Final = 10  # seconds after which a source that is quiet is forgotten
@@ -48,12 +49,14 @@ class ConnectsDriver:
     def apply(self, delta: Delta) -> dict[Key, Exception]:
         """Write each limit, or take it away, in one step."""
         failed: dict[Key, Exception] = {}
-        scripts = {name: _NO_TABLE + _table(value) for name, value in delta.creates.items()}
-        scripts |= {name: _NO_TABLE + _table(new) for name, (_, new) in delta.updates.items()}
-        scripts |= dict.fromkeys(delta.deletes, _NO_TABLE)
+        no_table = nft_table.without_table(_FAMILY)
+        scripts = {name: no_table + _table(value) for name, value in delta.creates.items()}
+        scripts |= {name: no_table + _table(new) for name, (_, new) in delta.updates.items()}
+        scripts |= dict.fromkeys(delta.deletes, no_table)
         for name, script in scripts.items():
             try:
-                self._nft(name, "-f", "-", script=script)
+                with inside_named(name):
+                    nft_table.write(self._run, script)
             except OSError as err:
                 if name not in delta.deletes or err.errno not in _NAMELESS:
                     failed[name] = _refused(name, err)
@@ -63,23 +66,13 @@ class ConnectsDriver:
 
     def _read(self, namespace: str) -> str | None:
         try:
-            return _value_of(self._nft(namespace, "-j", "-t", "list", "table", "inet", "hostplane"))
+            with inside_named(namespace):
+                content = nft_table.read(self._run, _FAMILY, elements=False)
         except OSError as err:
             if err.errno in _NAMELESS:
                 return None
             raise _refused(namespace, err) from err
-        except CommandError as err:
-            if "No such file or directory" in err.stderr:
-                return None
-            raise
-
-    def _nft(self, namespace: str, *words: str, script: str = "") -> str:
-        """Run nft in *namespace*: it is where the thread is that starts it.  Raises OSError, CommandError."""
-        with inside_named(namespace):
-            return self._run(("nft", *words), stdin=script)
-
-
-_NO_TABLE: Final = "add table inet hostplane\ndelete table inet hostplane\n"  # it need not be there
+        return None if content is None else _value_of(content)
 
 
 def _table(value: Value) -> str:
@@ -97,17 +90,12 @@ def _table(value: Value) -> str:
     return "\n".join((*lines, "  }", "}\n"))
 
 
-def _value_of(printed: str) -> str:
-    """Return what a table says that it limits to.  Raises ApplyError."""
-    try:
-        rules = [entry["rule"] for entry in json.loads(printed)["nftables"] if "rule" in entry]
-        chains = [entry["chain"] for entry in json.loads(printed)["nftables"] if "chain" in entry]
-        comments = [rule.get("comment") for rule in rules]
-        hooks = [chain.get("hook") for chain in chains]
-    except (ValueError, LookupError, TypeError, AttributeError) as err:
-        raise ApplyError(f"table inet hostplane: nft prints what is not understood ({err!r})") from None
+def _value_of(content: nft_table.Content) -> str:
+    """Return what a table says that it limits to."""
+    comments = [comment for _, comment in content.rules]
+    hooks = [chain.hook for chain in content.chains]
     if len(comments) == len(_SOURCES) and len(set(comments)) == 1 and hooks == ["input"] and comments[0] is not None:
-        return str(comments[0])
+        return comments[0]
     return _CHANGED
 
 
