@@ -128,10 +128,13 @@ class Lab:
 
 
 @contextlib.contextmanager
-def lab(suffix: str) -> Iterator[Lab]:
-    """Make a lab without ports, its agent not started; take all of it down at the end."""
+def lab(suffix: str, *, external: bool = False) -> Iterator[Lab]:
+    """Make a lab without ports, its agent not started; take all of it down at the end.
+
+    With *external* there is a router beyond the external network.
+    """
     name = f"hpbe-{os.getpid()}-{suffix}"
-    sandbox = Sandbox.create(name, 2, agents=False)
+    sandbox = Sandbox.create(name, 2, agents=False, external=external)
     try:
         with Writer.connect([sandbox.paths.store_address]) as writer:
             networks = (Entry(NETWORK, NetworkFields(type="vxlan")),)

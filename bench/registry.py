@@ -20,6 +20,7 @@ _MODULES: Mapping[str, str] = {
     "filter-cost": "bench.filter_cost",
     "dhcp": "bench.dhcp",
     "metadata": "bench.metadata",
+    "floating-ips": "bench.floating_ips",
     "fastpath": "bench.fastpath",
 }
 

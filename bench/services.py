@@ -96,9 +96,9 @@ class ServiceLab:
 
 
 @contextlib.contextmanager
-def service_lab(name: str, networks: int, ports: int) -> Iterator[ServiceLab]:
-    """Make a lab with an agent and *ports* clients on so many networks."""
-    with lab(f"{name}-{networks}") as place:
+def service_lab(name: str, networks: int, ports: int, *, external: bool = False) -> Iterator[ServiceLab]:
+    """Make a lab with an agent and *ports* clients on so many networks; *external* as of ``lab``."""
+    with lab(f"{name}-{networks}", external=external) as place:
         place.start_agent()
         place.switch.wait_for_bridge()
         found = ServiceLab(place, networks, ClientSpace(place.sandbox, place.host))
