@@ -64,7 +64,7 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class GatewayReport:
-    """What the last decision was and what it was made from; ``alone``: none of the peers is heard."""
+    """What the last decision was and what it was made from; ``alone``: no peer is heard, so others work."""
 
     state: GatewayState = field(default_factory=GatewayState)
     reason: Reason = Reason.NONE
@@ -180,8 +180,10 @@ class Gateways:
         usable = reason is Reason.NONE
         hosts: dict[RouterId, HostName | None] = {}
         active: set[RouterId] = set()
+        cut_off = False
         for id_, router in routers.items():
             alone = unheard and has_witness(self._own, router, names)
+            cut_off |= alone and self._own in gateway_order(router)
             chosen = choose(router, Sight(self._own, known, usable, alone))
             hosts[id_] = self._settled(id_, chosen, known, alone=alone, now=now)
             if hosts[id_] == self._own or self._lingers(id_, hosts[id_], alone=alone, now=now):
@@ -192,7 +194,7 @@ class Gateways:
         last = self._report.state.hosts
         orders = [gateway_order(router) for id_, router in routers.items() if last.get(id_) == self._own]
         conflicts = self._healed([order for order in orders if self._own in order], sessions)
-        state = self._publish(state, reason, detail, sessions, conflicts, alone=unheard)
+        state = self._publish(state, reason, detail, sessions, conflicts, alone=cut_off)
         self._note_times(
             {
                 **{id_: (state.hosts.get(id_), id_ in state.active) for id_ in snapshot.routers},

@@ -144,6 +144,7 @@ def test_a_gateway_that_hears_nobody_is_silent_at_once() -> None:
     assert seen.settled({G2: FORWARDING, A: FORWARDING}).active == {EDGE}
     state = seen.at(1, {G2: DOWN, A: DOWN})
     assert (state.active, state.hosts) == (frozenset(), {EDGE: None})
+    assert seen.gateways.report.why_not == "none of the hosts that it watches is heard"
 
 
 def test_of_two_hosts_alone_the_one_that_is_left_takes_over() -> None:
@@ -151,6 +152,7 @@ def test_of_two_hosts_alone_the_one_that_is_left_takes_over() -> None:
     seen = Seen(G2, members=(G1, G2))
     seen.settled({G1: FORWARDING})
     assert seen.at(1, {G1: DOWN}).active == {EDGE}
+    assert not seen.gateways.report.why_not
 
 
 def test_who_comes_back_is_believed_after_the_hold_down() -> None:
