@@ -40,6 +40,7 @@ from agent.core.snapshot_file import SnapshotFile
 from agent.daemon import Daemon, Parts
 from agent.drivers.announcer import Announcer
 from agent.drivers.connects import ConnectsDriver
+from agent.drivers.fallback import FallbackDriver
 from agent.drivers.flows import FlowsDriver
 from agent.drivers.links import LinksDriver
 from agent.drivers.nat import NatDriver
@@ -67,7 +68,12 @@ READY_AFTER = 15.0  # seconds after which we say that we are ready, whatever is 
 SUPERVISE = 2.0  # seconds between two looks at the embedded store
 SNAPSHOT_FILE = "snapshot"
 # One script takes a router's old and new rules; connections end when the rules that they began by are gone.
-ROUTER_ORDERS: Final[Mapping[str, WriteOrder]] = {"nat": WriteOrder.AT_ONCE, "translations": WriteOrder.LAST}
+# What is translated without a connection may come late, and nothing waits for it.
+ROUTER_ORDERS: Final[Mapping[str, WriteOrder]] = {
+    "nat": WriteOrder.AT_ONCE,
+    "fallback": WriteOrder.LAST,
+    "translations": WriteOrder.LAST,
+}
 
 
 class Agent:
@@ -113,6 +119,7 @@ class Agent:
             *((ConnectsDriver(run, (NAMESPACE,)), self._responding.driver) if self._responding is not None else ()),
             flows,
             *(self._filtering.after_flows if self._filtering is not None else ()),
+            FallbackDriver(run),
             TranslationsDriver(),
         )
         limits = HoldLimits(config.passes.hold_share, config.passes.hold_minimum)

@@ -365,7 +365,7 @@ class Daemon:
         parts.reconciler.verify_written()
         if anew:  # what was made anew has lost its devices, addresses, rules and sockets
             more = ("connects", "responder") if parts.responding is not None else ()
-            for name in ("links", "routes", "ovs", "nat", *more):
+            for name in ("links", "routes", "ovs", "nat", "fallback", *more):
                 self._read_back.read_places(parts.reconciler, self._driver(name), anew)
         if parts.filtering is not None and parts.filtering.after_pass(report, parts.reconciler):
             parts.wake.set("judge")

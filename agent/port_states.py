@@ -21,8 +21,8 @@ FOR_FILTERS = frozenset(("bridges", "ipset", "iptables", "members", "zones"))  #
 FOR_SERVICES = frozenset(("netns", "responder", "routes"))  # drivers that only ports need that are answered
 NUMBERLESS = "has no OpenFlow port number yet"
 _OF_GROUPS = ("security_group:", "members:")
-# Ends what is no longer allowed, and keeps things fair: a port that waits for one of these is up.
-NOT_FOR_PORTS = frozenset(("conntrack", "connects"))
+# End what is no longer allowed, keep things fair, or are of routers: a port that waits for one of these is up.
+NOT_FOR_PORTS = frozenset(("conntrack", "connects", "nat", "fallback", "translations"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,9 +24,12 @@ Sets, chains and zones are text as well:
 - ``connects``: ``<namespace>`` -> how fast each source may open TCP connections to what listens there:
   ``<number>/second burst <number> packets``.
 - ``nat``: as ``iptables``, in namespaces of ours and in any table: ``<namespace> <4|6> <table> <chain>[ <rule>]``.
+- ``fallback``: ``<namespace> <floating IP>`` -> the fixed address: both are translated into each other in
+  packets of which conntrack does not know the connection.
 - ``translations``: ``<namespace> <external address>[ <protocol number> <first port>-<last port>]`` -> the address (and
-  ``:<first port>-<last port>``) that stands behind it: connections that were translated so end when the item goes
-  or changes.
+  ``:<first port>-<last port>``) that stands behind it, or what is seen under it: ``*`` all that has none of its
+  own, ``hairpin`` of that only what comes back inside.  Connections that were translated so end when the
+  item goes or changes.
 - ``zones``: ``base`` -> ``present``: chains and guard; ``<bridge>`` -> the conntrack zone of what
   comes in on it, followed by `` notrack`` if it is not to be tracked.
 """

@@ -13,13 +13,15 @@ from agent.core.plan import Key
 from agent.drivers.conntrack_nat import TranslatedConnection
 
 ANYBODY: Final = "*"  # value of an address that whoever has none of his own is translated to
+HAIRPIN: Final = "hairpin"  # the same, but only what the router sends back to where it came from
 
 
 @dataclass(frozen=True, slots=True)
 class Translation:
     """What stands behind an external address, addresses in network order.
 
-    ``internal`` empty: anybody, for what goes out.  With a ``protocol`` only *ports* from
+    ``internal`` empty: anybody, for what goes out, with ``hairpin`` only if it was sent to
+    an address that stands for somebody inside.  With a ``protocol`` only *ports* from
     ``first`` to ``last`` are meant, for what comes in, and the first of them is ``inner``.
     """
 
@@ -29,6 +31,7 @@ class Translation:
     first: int = 0
     last: int = 0
     inner: int = 0
+    hairpin: bool = False
 
     def brings_in(self, one: TranslatedConnection) -> bool:
         """Tell whether *one* went to ``internal`` because it was sent to ``external``."""
@@ -44,15 +47,17 @@ class Translation:
         """Tell whether *one* came from ``internal`` and is seen to come from ``external``."""
         if self.protocol is not None or one.reply.destination != self.external:
             return False
-        return one.has_other_source and (not self.internal or one.original.source == self.internal)
+        if not one.has_other_source or (self.hairpin and not one.has_other_destination):
+            return False
+        return not self.internal or one.original.source == self.internal
 
 
 def parse(key: Key, value: str) -> tuple[str, Translation]:
     """Return the namespace and the translation of an item; raise ApplyError for what is none."""
     try:
         match key.split(" "):
-            case [namespace, external] if value == ANYBODY:
-                return namespace, Translation(_packed(external), b"")
+            case [namespace, external] if value in (ANYBODY, HAIRPIN):
+                return namespace, Translation(_packed(external), b"", hairpin=value == HAIRPIN)
             case [namespace, external]:
                 return namespace, Translation(_packed(external), _packed(value))
             case [namespace, external, protocol, ports]:

@@ -112,6 +112,7 @@ def _plan(local: LocalRouter, leg: Leg, floating: FloatingIp, *, speaks: bool) -
         ItemRef("routes", address): frozenset((local.device_ref(leg),)),
         ItemRef("nat", there): frozenset((rules.chain_ref(local.namespace, DNAT_CHAIN),)),
         ItemRef("nat", back): frozenset((rules.chain_ref(local.namespace, FLOATING_CHAIN),)),
+        ItemRef("fallback", f"{local.namespace} {floating.address}"): frozenset((local.netns,)),
     }
     if rules.passes_floating(local):
         passes = f"{rules.passed_chain(local.namespace)} -s {floating.fixed_address}/32 -j ACCEPT"
@@ -120,6 +121,7 @@ def _plan(local: LocalRouter, leg: Leg, floating: FloatingIp, *, speaks: bool) -
     items: dict[str, Mapping[Key, Value]] = {
         "routes": {address: ""},
         "nat": nat,
+        "fallback": {f"{local.namespace} {floating.address}": floating.fixed_address},
         "translations": {f"{local.namespace} {floating.address}": floating.fixed_address},
     }
     if speaks and leg.ofport is not None:

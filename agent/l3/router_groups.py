@@ -101,7 +101,11 @@ def plan_gateway(local: LocalRouter, leg: Leg, gate: frozenset[ItemRef], routes:
     leg_flows.add_answers(flows, leg)
     if not local.active:
         leg_flows.add_way(flows, leg, local.away)
-    items = {**planned, "routes": {**planned["routes"], **ways}, "flows": flows}
+    items: dict[str, Mapping[Key, Value]] = {**planned, "routes": {**planned["routes"], **ways}, "flows": flows}
+    own = rules.shared_source(local)
+    if own is not None and local.has_addresses:
+        value = rules.ANYBODY if local.router.enable_snat else rules.HAIRPIN
+        items["translations"] = {f"{local.namespace} {own}": value}
     return Group(interface_id(local, leg), items, {**requires, **need_ways})
 
 

@@ -25,7 +25,11 @@ SCOPE_SHIFT: Final = 8
 SCOPE_MASK: Final = SCOPES << SCOPE_SHIFT
 EVERYTHING: Final = "0.0.0.0/0"  # floating IPs are among it
 INTERNAL_DEVICES: Final = "qr-+"
+# Values of driver ``translations`` for the gateway's address: who leaves under it.
+ANYBODY: Final = "*"
+HAIRPIN: Final = "hairpin"
 TRANSLATED: Final = "-m conntrack --ctstate DNAT"
+FALLBACK: Final = f"-m mark --mark {naming.FALLBACK_MARK:#x}/{naming.FALLBACK_MARK:#x}"
 INVALID: Final = "-m conntrack --ctstate INVALID"
 UNTRANSLATED: Final = "-m conntrack ! --ctstate SNAT,DNAT"
 FROM_INSIDE: Final = f"-m mark ! --mark {OUTSIDE_MARK:#x}/{OUTSIDE_MARK:#x}"
@@ -67,6 +71,13 @@ def passed_chain(namespace: str) -> Key:
 def passes_floating(local: LocalRouter) -> bool:
     """Tell whether that chain is needed."""
     return local.outside_leg is not None and not local.router.enable_snat and bool(local.scopes(ipv6=False))
+
+
+def shared_source(local: LocalRouter) -> str | None:
+    """Return the address under which those leave who have none of their own, None where there is none."""
+    if local.outside_leg is None or not local.place.gateway_host:
+        return None
+    return next((address.address for address in local.outside_leg.addresses if not address.is_ipv6), None)
 
 
 def plan_frame(local: LocalRouter, inside: Iterable[str]) -> tuple[dict[Key, Value], dict[ItemRef, frozenset[ItemRef]]]:
@@ -124,7 +135,8 @@ def _chains(local: LocalRouter, family: int) -> dict[str, str]:
             chains[naming.SNAT_CHAIN] = _snat(local, local.outside_leg)
             # What belongs to no connection is not translated, so it seems to be for the router itself, which would
             # answer with a reset: while a gateway moves that would end connections that are only seen in part.
-            chains[naming.INPUT_CHAIN] = text.rule(text.from_device(local.outside_leg.device), INVALID, text.DROP)
+            # From inside as well: there are those who send to floating IPs of their own router.
+            chains[naming.INPUT_CHAIN] = text.rule(INVALID, text.DROP)
     return chains
 
 
@@ -152,12 +164,16 @@ def _forward(local: LocalRouter, family: int) -> str:
     """Drop what goes from one address scope to another and is not translated, or leaves and could not be.
 
     What leaves by the gateway and will be translated cannot be told yet; there the rule
-    is for routers that do not translate.
+    is for routers that do not translate.  What driver ``fallback`` has translated passes.
     """
     scopes = local.scopes(ipv6=family == 6)
-    rules = []
-    if family == 4 and local.outside_leg is not None and local.router.enable_snat and not _shares_scope(local):
-        rules.append(text.rule(text.to_device(local.outside_leg.device), INVALID, text.DROP))
+    rules, passed = [], text.rule(FALLBACK, "-j RETURN")
+    if family == 4 and local.outside_leg is not None:
+        rules.append(passed)
+        if local.router.enable_snat:
+            own = _own_scope(local, local.outside_leg)
+            translated = _of_scope(own, negated=True) if own is not None else ""
+            rules.append(text.rule(text.to_device(local.outside_leg.device), translated, INVALID, text.DROP))
     for leg in _legs_here(local) if scopes else ():
         if not leg.has_family(ipv6=family == 6):
             continue
@@ -168,13 +184,13 @@ def _forward(local: LocalRouter, family: int) -> str:
                 rules.append(_drop_others(leg, number, family))
             continue
         rules.append(_drop_others(leg, number, family))
-    return text.chain(*rules)
+    return text.chain(*rules) if rules != [passed] else ""
 
 
-def _shares_scope(local: LocalRouter) -> bool:
-    """Tell whether some of what leaves by the gateway is not to be translated."""
-    scope = "" if local.outside_leg is None else local.outside_leg.scope(ipv6=False)
-    return bool(scope) and any(leg.scope(ipv6=False) == scope for leg in local.legs)
+def _own_scope(local: LocalRouter, outside: Leg) -> int | None:
+    """Return the number of the address scope from which what leaves by the gateway is not translated."""
+    scope = outside.scope(ipv6=False)
+    return local.scopes(ipv6=False).get(scope) if scope else None
 
 
 def _drop_others(leg: Leg, number: int, family: int) -> str:
@@ -191,13 +207,12 @@ def _snat(local: LocalRouter, outside: Leg) -> str:
     leaves, hairpin = text.to_device(outside.device), text.rule(FROM_INSIDE, TRANSLATED)
     to_floating = text.jump(naming.FLOATING_CHAIN)
     rules = [text.rule(leaves, to_floating), text.rule(hairpin, to_floating)]
-    own = next((address.address for address in outside.addresses if not address.is_ipv6), None)
-    if own is not None and local.place.gateway_host:
-        scopes, scope = local.scopes(ipv6=False), outside.scope(ipv6=False)
+    own, scope = shared_source(local), _own_scope(local, outside)
+    if own is not None:
         source = f"-j SNAT --to-source {own}"
         if local.router.enable_snat:
-            if scope and scope in scopes:
-                rules.append(text.rule(leaves, _of_scope(scopes[scope], negated=False), "-j RETURN"))
+            if scope is not None:
+                rules.append(text.rule(leaves, _of_scope(scope, negated=False), "-j RETURN"))
             rules.append(text.rule(leaves, source))
         rules.append(text.rule(hairpin, source))
     return text.chain(*rules)

@@ -51,6 +51,9 @@ def forwarding(first, last, inner):
     return rules, {f"{GATEWAY} 17 {first}-{last}": f"{TWO}:{inner}-{inner + last - first}"}
 
 
+HAIRPIN = {"4 nat hp-snat": f"{BASE['4 nat hp-snat']}\n-m conntrack --ctstate DNAT -j SNAT --to-source {GATEWAY}"}
+
+
 class Router:
     """A namespace with a network inside and one outside, and both drivers; other routers have the same addresses."""
 
@@ -93,7 +96,7 @@ class Router:
 
     def talk(self, name, source, destination, port):
         """Send a datagram and have it answered; return how the sender is seen."""
-        server_space = self.outside if name == self.inside else self.inside
+        server_space = self.outside if destination == OUTSIDE else self.inside
         address, inner = {FLOATING: (ONE, port), GATEWAY: (TWO, port + 100), OUTSIDE: (OUTSIDE, port)}[destination]
         with inside_named(server_space):
             server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -214,6 +217,16 @@ def test_what_leaves_under_the_routers_address_ends_when_that_is_not_to_be_any_m
     assert first.alive() == {1, 2, 3, 100, 105}
     first.want(floating(FLOATING, ONE), RANGE)
     assert first.alive() == {1, 2, 100, 105}
+
+
+def test_without_snat_what_comes_back_inside_goes_on_under_the_routers_address(routers):
+    first, _ = routers
+    everybody: tuple[dict[str, str], dict[str, str]] = ({}, {GATEWAY: "*"})
+    back_inside: tuple[dict[str, str], dict[str, str]] = (HAIRPIN, {GATEWAY: "hairpin"})
+    first.want(floating(FLOATING, ONE), RANGE, everybody, (HAIRPIN, {}))
+    assert first.talk(first.inside, THREE, FLOATING, 9) == GATEWAY
+    first.want(floating(FLOATING, ONE), RANGE, back_inside)
+    assert first.alive() == {1, 2, 9, 100, 105}
 
 
 def test_a_namespace_that_is_gone_or_not_ours_is_no_concern(routers):

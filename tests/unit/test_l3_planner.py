@@ -17,6 +17,7 @@ BLUE, RED, PUBLIC = "qr-edge-blue", "qr-edge-red", "qg-edge-public"
 
 
 EDGE = ObjectId("router:edge")
+WITHOUT_CONNECTION = "-m mark --mark 0x2/0x2 -j RETURN"  # passes: driver fallback has translated it
 
 
 def keys(world, driver, part):
@@ -44,7 +45,10 @@ class TestWhoHasIt:
 
     def test_a_failover_changes_flows_and_nothing_else(self):
         world = edge_world(distributed=False, active="there")
-        before = {driver: world.items(driver) for driver in ("netns", "links", "routes", "ovs", "nat", "translations")}
+        before = {
+            driver: world.items(driver)
+            for driver in ("netns", "links", "routes", "ovs", "nat", "fallback", "translations")
+        }
         flows = world.flows()
         world.use("edge", "here")
         assert before == {driver: world.items(driver) for driver in before}
@@ -124,6 +128,27 @@ class TestTranslation:
         assert "-d 203.0.113.21/32 -j DNAT --to-destination 10.0.0.11" in rules(world, "nat", "hp-dnat")
         assert "-s 10.0.0.11/32 -j SNAT --to-source 203.0.113.21" in rules(world, "nat", "hp-floating")
         assert world.items("translations")[f"{SPACE} 203.0.113.21"] == "10.0.0.11"
+        assert world.items("fallback")[f"{SPACE} 203.0.113.21"] == "10.0.0.11"
+
+    def test_nothing_waits_for_what_translates_without_connections(self):
+        groups = edge_world(distributed=True).plan().groups.values()
+        required = {ref for group in groups for needs in group.requires.values() for ref in needs}
+        assert not [ref for ref in required if ref.driver == "fallback"]
+
+    def test_what_leaves_under_the_gateways_address_ends_with_snat_but_for_what_comes_back_inside(self):
+        world = edge_world(distributed=False)
+        gateway = f"{SPACE} 203.0.113.10"
+        assert world.items("translations")[gateway] == "*"
+        world.change_router("edge", enable_snat=False)
+        assert world.items("translations")[gateway] == "hairpin"
+        world.change_router("edge", gateway_hosts=(HostName("there"),))
+        assert gateway not in world.items("translations")
+
+    def test_and_with_the_address_where_a_distributed_router_is_active_no_more(self):
+        world = edge_world(distributed=True)
+        assert f"{SPACE} 203.0.113.10" in world.items("translations")
+        world.use("edge", "there")
+        assert f"{SPACE} 203.0.113.10" not in world.items("translations")
 
     def test_floating_ips_first_then_what_leaves_and_what_comes_back_inside(self):
         assert rules(edge_world(distributed=False), "nat", "hp-snat") == [
@@ -189,8 +214,11 @@ def scoped_world(**scopes: str) -> RouterWorld:
 class TestScopes:
     def test_without_scopes_only_what_could_not_be_translated_is_dropped(self):
         world = edge_world(distributed=False)
-        assert rules(world, "filter", "hp-forward") == [f"-o {PUBLIC} -m conntrack --ctstate INVALID -j DROP"]
-        assert rules(world, "filter", "hp-input") == [f"-i {PUBLIC} -m conntrack --ctstate INVALID -j DROP"]
+        assert rules(world, "filter", "hp-forward") == [
+            WITHOUT_CONNECTION,
+            f"-o {PUBLIC} -m conntrack --ctstate INVALID -j DROP",
+        ]
+        assert rules(world, "filter", "hp-input") == ["-m conntrack --ctstate INVALID -j DROP"]
         world.change_router("edge", enable_snat=False)
         assert not rules(world, "filter", "hp-forward")
 
@@ -204,6 +232,8 @@ class TestScopes:
         assert f"-i {BLUE} -j MARK --set-xmark 0x100/0xff00" in marks
         assert f"-i {RED} -j MARK --set-xmark 0x200/0xff00" in marks
         assert rules(world, "filter", "hp-forward") == [
+            WITHOUT_CONNECTION,
+            f"-o {PUBLIC} -m mark ! --mark 0x100/0xff00 -m conntrack --ctstate INVALID -j DROP",
             f"-o {BLUE} -m mark ! --mark 0x100/0xff00 -m conntrack ! --ctstate SNAT,DNAT -j DROP",
             f"-o {RED} -m mark ! --mark 0x200/0xff00 -m conntrack ! --ctstate SNAT,DNAT -j DROP",
         ]

@@ -118,6 +118,11 @@ def test_a_port_that_is_up_outlives_a_short_failure_and_not_a_long_one():
     assert not port_states(long, up, 7.0)[PORT.id].up
 
 
+@pytest.mark.parametrize("driver", ["nat", "fallback", "translations"])
+def test_a_port_needs_nothing_that_translates_for_routers(driver):
+    assert port_states(facts(unusable=frozenset({driver}), lost=frozenset({driver})), {}, 5.0)[PORT.id].up
+
+
 def test_a_port_whose_row_makes_no_sense_is_down_and_says_why():
     given = facts()
     problem = Problem("port:q", "mac_address", "port vm2: not a MAC", Actor.CLOUD)
