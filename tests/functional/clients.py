@@ -207,8 +207,10 @@ class Networkd:
 
 
 @contextlib.contextmanager
-def networkd(lab: Lab, instance: str, folder: Path, *, wanted: Sequence[str]) -> Iterator[Networkd]:
-    """Run systemd-networkd until it has all addresses that are *wanted*; yield what it knows then."""
+def networkd(
+    lab: Lab, instance: str, folder: Path, *, wanted: Sequence[str], resolvers: Sequence[str]
+) -> Iterator[Networkd]:
+    """Run systemd-networkd until it has all addresses that are *wanted* and *resolvers*; yield what it knows then."""
     require(NETWORKD)
     box = Box(lab, instance, folder)
     box.script("10-eth0.network", _NETWORK)
@@ -221,13 +223,14 @@ def networkd(lab: Lab, instance: str, folder: Path, *, wanted: Sequence[str]) ->
             return lab.output(instance, "ip", "-o", "address", "show", "dev", DEVICE)
 
         def has_all() -> bool:
-            return all(f" {address}/" in addresses() for address in wanted) and "DNS=" in state("links")
+            known = _variables(state("links")).get("DNS", "").split()  # the last that it writes down
+            return all(f" {address}/" in addresses() for address in wanted) and set(resolvers) <= set(known)
 
         def state(kind: str) -> str:
             path = root / "run/systemd/netif" / kind / index
             return path.read_text() if path.exists() else ""
 
-        eventually(has_all, f"systemd-networkd in {instance} has {wanted}", PATIENCE)
+        eventually(has_all, f"systemd-networkd in {instance} has {wanted}, {resolvers}", PATIENCE)
         link, lease = (_variables(state(kind)) for kind in ("links", "leases"))
         yield Networkd(link, lease)
 
