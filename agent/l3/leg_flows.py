@@ -39,7 +39,7 @@ ENTRY = 100
 OWN_ADDRESS = 100
 KNOWN = 100
 OWN_ECHO = 110  # in DELIVER
-FORGED, FROM_OTHER_HOST = 120, 90  # in NEIGHBOR_IN
+FORGED, ARP_FROM_OTHER_HOST, FROM_OTHER_HOST = 120, 115, 90  # in NEIGHBOR_IN
 ARP_FROM_LEG, FROM_LEG = 30, 20  # in REMOTE, above what others send outside
 # In ROUTER: answers to the router's own questions, who has a floating IP here, then by the
 # length of the prefix (0..128), then all that is left.
@@ -51,6 +51,7 @@ ELSEWHERE = 50
 NEIGHBOR_SOLICITATION, NEIGHBOR_ADVERTISEMENT = 135, 136
 _ARP_REQUEST, _ARP_REPLY = 1, 2
 _LINK_LOCALS = "fe80::/10"
+_BROADCAST = "ff:ff:ff:ff:ff:ff"
 
 
 def addresses_of(leg: Leg) -> list[str]:
@@ -124,6 +125,9 @@ _ANSWERS: tuple[tuple[str, dict[str, int | str]], ...] = (
 def add_shared_answers(flows: dict[str, str], leg: Leg) -> None:
     """Send answers of local ports to the router's questions to all hosts that may have asked."""
     segment = leg.segment
+    if segment.network.type.is_physical and (way := _exit(segment)):
+        answer = match("arp", metadata=segment.number, dl_dst=leg.mac, arp_op=_ARP_REPLY)
+        add(flows, Table.ROUTER, ANSWER, answer, LOCAL, openflow.set_field(_BROADCAST, "eth_dst"), *way)
     if not segment.network.type.is_tunnel or segment.uplink is None:
         return
     flood = (
@@ -182,10 +186,18 @@ def add_host_mac(flows: dict[str, str], leg: Leg, ofport: int, own: HostName, *,
 
 
 def add_other_hosts(flows: dict[str, str], leg: Leg, hosts: Iterable[HostName]) -> None:
-    """Give what other hosts route to instances here the router's own MAC address back."""
+    """Give what other hosts route to instances here the router's own MAC address back.
+
+    In ARP, too: instances here would else send to the other host what this one is to route.
+    """
+    restored = openflow.set_field(leg.mac, "eth_src")
     for host in hosts:
-        text = match(metadata=leg.segment.number, dl_src=naming.host_mac(host, leg.interface.port))
-        add(flows, Table.NEIGHBOR_IN, FROM_OTHER_HOST, text, openflow.set_field(leg.mac, "eth_src"), TO_LOCAL)
+        mac = naming.host_mac(host, leg.interface.port)
+        text = match(metadata=leg.segment.number, dl_src=mac)
+        add(flows, Table.NEIGHBOR_IN, FROM_OTHER_HOST, text, restored, TO_LOCAL)
+        arp = match("arp", metadata=leg.segment.number, dl_src=mac)
+        in_arp = openflow.set_field(leg.mac, "arp_sha")
+        add(flows, Table.NEIGHBOR_IN, ARP_FROM_OTHER_HOST, arp, restored, in_arp, TO_LOCAL)
 
 
 def _to_gateway(leg: Leg, away: Away | None) -> tuple[Action, ...]:

@@ -303,6 +303,18 @@ class TestDistributedOnPhysicalNetworks:
         assert lan.send(PATCH, tagged(packet, VLAN)) == {"tap3"}
         assert lan.final("dl_src") == self.R
 
+    @pytest.mark.parametrize("address", ["10.2.0.1", "10.2.0.99"], ids=["announcement", "question"])
+    def test_what_other_hosts_say_of_the_router_leads_instances_to_this_host(self, lan, address):
+        there = host_mac("there", "edge-lan")
+        assert lan.send(PATCH, tagged(who_has(there, address, "10.2.0.1"), VLAN)) == {"tap3"}
+        assert (lan.final("dl_src"), lan.final("arp_sha")) == (self.R, self.R)
+
+    def test_answers_to_the_routers_questions_reach_whoever_asked(self, lan):
+        reply = ether(3, self.R) / ARP(op=2, hwsrc=mac(3), psrc="10.2.0.13", hwdst=self.R, pdst="10.2.0.1")
+        assert lan.send(3, reply) == {self.AT, self.OUT}
+        heard = ether(21, "ff:ff:ff:ff:ff:ff") / ARP(op=2, hwsrc=mac(21), psrc="10.2.0.98", pdst="10.2.0.1")
+        assert self.AT in lan.send(PATCH, tagged(heard, VLAN))
+
     def test_nobody_outside_is_the_router(self, lan):
         packet = ether(self.R, 3) / IP(src="10.0.0.21", dst="10.2.0.13") / ICMP()
         assert lan.send(PATCH, tagged(packet, VLAN)) == NOWHERE
