@@ -68,7 +68,9 @@ class Probe:
         """Send an echo request; that there is no route is as good as no answer."""
         version = ipaddress.ip_address(address).version
         body = self.key + _NUMBER.pack(number)
-        packet = _HEADER.pack(_ECHO[version][0], 0, 0, 1, number & 0xFFFF) + body
+        # With an identifier of its own each probe is a connection of its own to whoever tracks them.
+        identifier = int.from_bytes(self.key[:2])
+        packet = _HEADER.pack(_ECHO[version][0], 0, 0, identifier, number & 0xFFFF) + body
         if version == 4:  # for ICMPv6 the kernel does it
             packet = packet[:2] + struct.pack("!H", _checksum(packet)) + packet[4:]
         with contextlib.suppress(OSError):

@@ -10,9 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+from agent.cli.plug_view import port_view
 from agent.core.errors import AgentError
+from agent.sandbox import instances
 from agent.sandbox.host import SimulatedHost
 from agent.status import client
+from agent.store.document import PortFields
 from tests.functional.lab import HERE, Lab, eventually
 
 HOLD_DOWN = 1.0  # seconds, so that tests need not wait for the default
@@ -61,6 +64,17 @@ def wait_gateway(lab: Lab, router: str, host: str, hosts: Collection[str], timeo
 def wait_converged(lab: Lab, host: str, timeout: float = 30.0) -> None:
     socket = lab.sandbox.host(host).paths.agent_socket
     eventually(lambda: bool(client.get(socket, "/status", ANSWER)["converged"]), f"{host} has converged", timeout)
+
+
+def move(lab: Lab, port: str, old: str, new: str) -> None:
+    """Move a port as a live migration does: plugged at its destination first, then bound there."""
+    record = lab.writer.get_port(port)
+    network = lab.writer.get_network(record.network)
+    subnets = {subnet.id: subnet for subnet in lab.writer.list_subnets()}
+    failed = instances.plug_on(lab.sandbox, lab.sandbox.host(new), [port_view(record, network, subnets)])
+    assert not failed
+    lab.writer.set_port(port, PortFields(host=new))
+    lab.output(old, "ip", "netns", "delete", port)
 
 
 @dataclass(frozen=True, slots=True)

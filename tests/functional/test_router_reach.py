@@ -8,10 +8,13 @@ from collections.abc import Callable
 import pytest
 
 from agent.sandbox.reach import Ping, ping_all
+from agent.store.document import FloatingIpFields, HostFields
 from tests.functional.lab import Lab
 from tests.functional.router_document import BEHIND_INSTANCES, DOCUMENT, UPSTREAM_ADDRESSES
 from tests.functional.router_oracle import UPSTREAM, World, read_world
-from tests.functional.router_tools import new_router_lab, wait_gateway
+from tests.functional.router_tools import move, new_router_lab, wait_converged, wait_gateway
+
+pytestmark = pytest.mark.alone
 
 WORLD = read_world(DOCUMENT, BEHIND_INSTANCES, UPSTREAM_ADDRESSES)
 SECONDS = 2.0
@@ -72,3 +75,51 @@ def assert_reachability(lab: Lab, world: World = WORLD) -> None:
 
 def test_everybody_reaches_exactly_whom_routers_lead_to(lab: Lab) -> None:
     assert_reachability(lab)
+
+
+@pytest.mark.parametrize("kill", [False, True], ids=["SIGTERM", "SIGKILL"])
+def test_restarted_agents_change_nothing(lab: Lab, kill: bool) -> None:
+    def namespaces() -> dict[str, str]:
+        script = "cd /run/netns; stat -c '%n %i' qrouter-*; for n in qrouter-*; do ip -n $n -o link; done"
+        return {host: lab.output(host, "sh", "-c", script) for host in lab.sandbox.host_names}
+
+    before = namespaces()
+    for host in lab.sandbox.host_names:
+        lab.sandbox.restart(host, kill=kill)
+    for host in lab.sandbox.host_names:
+        wait_converged(lab, host)
+    assert namespaces() == before
+    for router, host in GATEWAYS.items():
+        wait_gateway(lab, router, host, lab.sandbox.host_names, 1)
+    assert_reachability(lab)
+
+
+@pytest.mark.parametrize("drained", ["host1", "host2"])
+def test_gateways_lead_to_the_same_wherever_they_are(lab: Lab, drained: str) -> None:
+    """Without the host that has some of them, and after it has taken them back."""
+    other = "host2" if drained == "host1" else "host1"
+    lab.writer.set_host(drained, HostFields(drain=True))
+    for router in GATEWAYS:
+        wait_gateway(lab, router, other, lab.sandbox.host_names)
+    assert_reachability(lab)
+    lab.writer.set_host(drained, HostFields(drain=False))
+    wait_preferred(lab)
+    assert_reachability(lab)
+
+
+def test_ports_that_move_are_reached_where_they_are(lab: Lab) -> None:
+    """With floating IPs and without, towards gateways and away from them, on tunnels and on wires."""
+    for port, host in (("cb1", "host3"), ("cb3", "host2"), ("db3", "host1"), ("dr1", "host3"), ("ll1", "host3")):
+        move(lab, port, lab.writer.get_port(port).host, host)
+        for address in BEHIND_INSTANCES.get(port, ()):
+            lab.output(port, "ip", "address", "add", address, "dev", "lo")
+        lab.wait_port(port, up=True)
+    assert_reachability(lab)
+
+
+def test_floating_ips_that_go_elsewhere_lead_there(lab: Lab) -> None:
+    changed = DOCUMENT.replace("203.0.113.11: {port: cb1}", "203.0.113.11: {port: cr3}")
+    changed = changed.replace("203.0.113.33: {port: db3}", "203.0.113.33: {port: db2}")
+    for floating_ip, port in (("203.0.113.11", "cr3"), ("203.0.113.33", "db2")):
+        lab.applied(lab.writer.set_floating_ip(floating_ip, FloatingIpFields(port=port)))
+    assert_reachability(lab, read_world(changed, BEHIND_INSTANCES, UPSTREAM_ADDRESSES))
