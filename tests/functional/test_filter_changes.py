@@ -25,6 +25,8 @@ from tests.functional.filter_flood import Steady, flood
 from tests.functional.filter_wire import Wire, namespace_of
 from tests.functional.lab import EchoStream, Lab, eventually
 
+pytestmark = pytest.mark.alone
+
 KILLS = int(os.environ.get("HOSTPLANE_TEST_KILLS", "20"))
 LATEST_KILL = 0.16  # seconds after the write: a pass over such a change has ended by then
 GAP = 0.5  # seconds that a scheduling hiccup of the machine may delay a reply: late is not lost

@@ -13,6 +13,8 @@ from tests.functional.filter_flood import MARKER, flood
 from tests.functional.filter_wire import Wire, namespace_of, open_link
 from tests.functional.lab import EchoStream, Lab, eventually
 
+pytestmark = pytest.mark.alone
+
 FOREIGN = """*filter
 :INPUT ACCEPT [0:0]
 :FORWARD ACCEPT [0:0]

@@ -18,6 +18,8 @@ from tests.functional.lab import Lab, eventually
 from tests.functional.nova_stand_in import Certificates, Nova, make_certificates
 from tests.functional.service_places import ADDRESS4, ADDRESS6, route_to_metadata
 
+pytestmark = pytest.mark.alone
+
 SECRET = "the shared secret"
 TIMEOUT = 2  # seconds that Nova may take
 INSTANCES = {"blue1": "5b3b6d7e-0000-4000-8000-00000000000a", "red1": "5b3b6d7e-0000-4000-8000-00000000000b"}

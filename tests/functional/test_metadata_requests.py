@@ -25,6 +25,8 @@ from tests.functional.instance_sockets import Http, get, open_stream, raw
 from tests.functional.lab import Lab, eventually
 from tests.functional.service_places import ADDRESS4, ADDRESS6, DOCUMENT, route_to_metadata
 
+pytestmark = pytest.mark.alone
+
 VERSIONS = pytest.mark.parametrize("version", [4, 6], ids=["IPv4", "IPv6"])
 BIG_SIZE = 1 << 20  # octets
 BIG = (b"#!/bin/sh\n" + bytes(range(32, 127)) * 12000)[:BIG_SIZE]

@@ -13,6 +13,8 @@ from agent.sandbox.reach import ping_all
 from agent.store.document import FixedIpRequest, PortFields
 from tests.functional.lab import EchoStream, Lab, eventually
 
+pytestmark = pytest.mark.alone
+
 DOCUMENT = """
 networks:
   blue: {type: vxlan}

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 
@@ -11,55 +10,20 @@ import pytest
 
 from agent.cli.yaml_file import parse_file
 from agent.core.naming import INTEGRATION_BRIDGE, tap_name
-from agent.status import client
-from tests.functional.lab import EchoReport, EchoStream, Lab, eventually
+from tests.functional.hitless import TWO_HOSTS, stream_over, wait_converged
+from tests.functional.lab import EchoStream, Lab, eventually
 
-DOCUMENT = """
-networks:
-  blue: {type: vxlan}
-subnets:
-  blue4: {network: blue, cidr: 10.0.0.0/16}
-ports:
-  vm1: {network: blue, host: host1, fixed_ips: [10.0.0.10]}
-  vm2: {network: blue, host: host2, fixed_ips: [10.0.0.11]}
-"""
-AWAY = float(os.environ.get("HOSTPLANE_TEST_STORE_AWAY", "30"))  # seconds that the store is away
-GAP = 0.5  # seconds that a scheduling hiccup of the machine may delay a reply: late is not lost
+pytestmark = pytest.mark.alone
+
 PORTS = 400
 
 
 @pytest.fixture(scope="module")
 def lab(new_lab: Callable[..., Lab]) -> Lab:
     lab = new_lab(2)
-    lab.bring_up(DOCUMENT)
+    lab.bring_up(TWO_HOSTS)
     lab.assert_connection("vm1", "10.0.0.11")
     return lab
-
-
-def stalls(lab: Lab) -> list[str]:
-    """Return where a switch says that it was held up: by its work, or by the kernel (then it used no time)."""
-    logs = [host.paths.ovs / "ovs-vswitchd.log" for host in lab.sandbox.hosts]
-    return [line for log in logs for line in log.read_text().splitlines() if "Unreasonably long" in line]
-
-
-def assert_hitless(lab: Lab, report: EchoReport, begun: float, ended: float, what: str) -> None:
-    """Check that the stream had begun before the fault, outlived it, and lost nothing."""
-    print(f"{what}: {report.summary()}")
-    assert report.sent[0] < begun
-    assert report.sent[-1] > ended
-    assert not report.lost, (report.losses_by_second(), stalls(lab))
-    assert report.longest_gap[0] < GAP, stalls(lab)
-
-
-def stream_over(lab: Lab, fault: Callable[[], None], what: str, after: float = 1.0) -> None:
-    """Ping while *fault* happens and for *after* seconds more; nothing may be lost."""
-    stream = EchoStream(lab, "vm1", "10.0.0.11")
-    stream.wait_flowing()
-    begun = time.monotonic()
-    fault()
-    ended = time.monotonic()
-    time.sleep(after)  # what the restarted process does first, it does now
-    assert_hitless(lab, stream.stop(), begun, ended, what)
 
 
 def add_crowd(lab: Lab, count: int) -> None:
@@ -81,11 +45,6 @@ def add_crowd(lab: Lab, count: int) -> None:
     lab.output("host1", "ovs-vsctl", *interfaces[1:])
     ids = {port.id for port in crowd}
     eventually(lambda: all(port.up for port in lab.writer.list_ports() if port.id in ids), "all ports are up", 30)
-
-
-def wait_converged(lab: Lab, host: str) -> None:
-    socket = lab.sandbox.host(host).paths.agent_socket
-    eventually(lambda: bool(client.get(socket, "/status")["converged"]), f"{host} has converged", 30)
 
 
 @pytest.mark.parametrize("kill", [False, True], ids=["SIGTERM", "SIGKILL"])
@@ -112,20 +71,6 @@ def test_a_restarted_agent_changes_no_flow(lab: Lab) -> None:
     wait_converged(lab, "host1")
     assert flows() == before
     assert min(ages()) > time.monotonic() - restarted, "a flow was written anew"
-
-
-def test_nothing_is_lost_while_the_store_is_away_even_if_an_agent_restarts_meanwhile(lab: Lab) -> None:
-    def outage() -> None:
-        away = time.monotonic()
-        lab.sandbox.store.stop(kill=True)
-        lab.sandbox.restart("host1", "agent")
-        lab.sandbox.restart("host2", "agent", kill=True)
-        time.sleep(max(0.0, away + AWAY - time.monotonic()))
-        lab.sandbox.store.start()
-        for host in ("host1", "host2"):
-            wait_converged(lab, host)
-
-    stream_over(lab, outage, f"store away for {AWAY:g} s")
 
 
 @pytest.mark.parametrize("kill", [False, True], ids=["SIGTERM", "SIGKILL"])

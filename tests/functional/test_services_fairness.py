@@ -21,6 +21,8 @@ from tests.functional.instance_sockets import Http
 from tests.functional.lab import Lab
 from tests.functional.service_places import route_to_metadata
 
+pytestmark = pytest.mark.alone
+
 DOCUMENT = """
 networks:
   a: {type: vxlan}

@@ -30,6 +30,8 @@ from tests.functional.instance_sockets import Http
 from tests.functional.lab import HERE, REPOSITORY, Lab, eventually
 from tests.functional.service_places import route_to_metadata
 
+pytestmark = pytest.mark.alone
+
 PLACES = ("a1", "a2", "b1")
 DOCUMENT = """
 networks:
