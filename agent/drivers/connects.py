@@ -22,10 +22,10 @@ from agent.command import Runner
 from agent.core.errors import ApplyError
 from agent.core.plan import Delta, Key, ObjectId, Value
 from agent.drivers import nft_table
+from agent.drivers.nft_table import Family, TableReader
 from agent.namespace import inside_named
 
 _VALUE: Final = re.compile(r"([0-9]{1,9})/second burst ([0-9]{1,9}) packets")
-_FAMILY: Final = "inet"
 _CHANGED: Final = "changed"  # what is found in place of the value
 _SOURCES: Final = (("4", "ipv4_addr", "ip saddr"), ("6", "ipv6_addr", "ip6 saddr"))
 _FORGET: Final = 10  # seconds after which a source that is quiet is forgotten
@@ -49,7 +49,7 @@ class ConnectsDriver:
     def apply(self, delta: Delta) -> dict[Key, Exception]:
         """Write each limit, or take it away, in one step."""
         failed: dict[Key, Exception] = {}
-        no_table = nft_table.without_table(_FAMILY)
+        no_table = nft_table.without_table(Family.INET)
         scripts = {name: no_table + _table(value) for name, value in delta.creates.items()}
         scripts |= {name: no_table + _table(new) for name, (_, new) in delta.updates.items()}
         scripts |= dict.fromkeys(delta.deletes, no_table)
@@ -66,8 +66,8 @@ class ConnectsDriver:
 
     def _read(self, namespace: str) -> str | None:
         try:
-            with inside_named(namespace):
-                content = nft_table.read(self._run, _FAMILY, elements=False)
+            with inside_named(namespace), TableReader(Family.INET) as table:
+                content = table.content()
         except OSError as err:
             if err.errno in _NAMELESS:
                 return None
@@ -92,9 +92,9 @@ def _table(value: Value) -> str:
 
 def _value_of(content: nft_table.Content) -> str:
     """Return what a table says that it limits to."""
-    comments = [comment for _, comment in content.rules]
+    comments = [comment for found in content.comments.values() for comment in found]
     hooks = [chain.hook for chain in content.chains]
-    if len(comments) == len(_SOURCES) and len(set(comments)) == 1 and hooks == ["input"] and comments[0] is not None:
+    if len(comments) == len(_SOURCES) and len(set(comments)) == 1 and hooks == ["input"] and comments[0]:
         return comments[0]
     return _CHANGED
 

@@ -20,6 +20,7 @@ else fails: sessions through floating IPs may be reset while a gateway moves.
 from __future__ import annotations
 
 import hashlib
+import socket
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
@@ -33,27 +34,26 @@ from agent.core.naming import FALLBACK_MARK
 from agent.core.plan import Delta, Key, ObjectId, Value
 from agent.drivers import nft_table
 from agent.drivers.namespaces import names, open_ours, told
-from agent.drivers.rule_state import RuleState, has_table, read_state
+from agent.drivers.nft_table import NAME, Chain, Content, Family, TableReader
+from agent.drivers.rule_state import RuleState, read_state
 from agent.namespace import FOLDER, inside
 
 CHANGED: Final = "changed"  # what is found in place of an address where the table is not as we write it
 EMPTY: Final = "empty"  # word and value of the item of a table that translates nothing
 
-_FAMILY: Final = "ip"
 _IN, _OUT = "fip_in", "fip_out"  # maps: floating IP to fixed address, and back
 _MARKED = f"{FALLBACK_MARK:#x}"
 _SET_MARK = f"meta mark set meta mark | {_MARKED}"
 _HAIRPIN = f'iifname "qr-*" oifname "qr-*" meta mark & {_MARKED} == {_MARKED} ct state invalid'
 _TO_FLOATING = f"ip saddr set ip saddr map @{_OUT}"
+_OCTETS = 4
 _UNUSABLE = (None, NOT_FOUND, NOT_RUNNABLE)  # a program that ends so does it in the next namespace, too
 
 # Behind conntrack and marks, before iptables translates (-100), and before its filter (0), which lets pass what is
 # marked.  Who has no floating IP and sends to one cannot be given an address without a connection.
-_CHAINS: Final[Mapping[nft_table.Chain, tuple[str, ...]]] = {
-    nft_table.Chain("in", "prerouting", -110): (
-        f"ct state invalid ip daddr set ip daddr map @{_IN} {_SET_MARK} counter",
-    ),
-    nft_table.Chain("out", "forward", -5): (
+_CHAINS: Final[Mapping[Chain, tuple[str, ...]]] = {
+    Chain("in", "prerouting", -110): (f"ct state invalid ip daddr set ip daddr map @{_IN} {_SET_MARK} counter",),
+    Chain("out", "forward", -5): (
         f'oifname "qg-*" ct state invalid {_TO_FLOATING} {_SET_MARK} counter',
         f"{_HAIRPIN} {_TO_FLOATING} accept",
         f"{_HAIRPIN} drop",
@@ -61,7 +61,7 @@ _CHAINS: Final[Mapping[nft_table.Chain, tuple[str, ...]]] = {
 }
 # Rules are recognized by their comment, so that those of another release are written anew.
 _COMMENT: Final = f"hp:{hashlib.sha256(repr(_CHAINS).encode()).hexdigest()[:16]}"
-_RULES: Final = tuple((chain.name, _COMMENT) for chain, rules in _CHAINS.items() for _ in rules)
+_COMMENTS: Final = {chain.name: (_COMMENT,) * len(rules) for chain, rules in _CHAINS.items()}
 
 
 @dataclass(slots=True)
@@ -163,9 +163,8 @@ class FallbackDriver:
         held = self._held.get(space)
         if held is None or held.read_at != state or state.generation is None:
             self._held.pop(space, None)
-            has = has_table(nft_table.NAME)
-            content = nft_table.read(self._run, _FAMILY, elements=True) if has else None
-            held = self._held[space] = _held(content, state)
+            with TableReader(Family.IPV4) as table:
+                held = self._held[space] = _read(table, state)
         return held
 
     def _write(self, space: str, work: _Work) -> dict[str, ApplyError]:
@@ -192,23 +191,29 @@ class FallbackDriver:
             if script:
                 nft_table.write(self._run, script)
         except CommandError as err:
-            if err.returncode in _UNUSABLE or not held.intact:
+            if err.returncode in _UNUSABLE:
                 raise
             # Somebody else has changed it since we knew it.
-            nft_table.write(self._run, _whole(elements))
+            nft_table.write(self._run, nft_table.without_table(Family.IPV4) + _whole(elements))
         self._held[space] = _Held(state.namespace, bool(elements), True, elements, None)
         return refused
 
 
-def _held(content: nft_table.Content | None, state: RuleState) -> _Held:
-    """Return what a table that was read says."""
+def _read(table: TableReader, state: RuleState) -> _Held:
+    """Return what the table has.  Raises ApplyError."""
+    content = table.content()
     if content is None:
         return _Held(state.namespace, exists=False, intact=False, elements={}, read_at=state)
-    there, back = content.maps.get(_IN, {}), content.maps.get(_OUT, {})
-    intact = content.chains == _CHAINS.keys() and content.rules == _RULES and content.maps.keys() == {_IN, _OUT}
+    there, back = _addresses(table.elements(_IN)), _addresses(table.elements(_OUT))
+    intact = content == Content(frozenset(_CHAINS), _COMMENTS)
     intact &= there == {floating: fixed for fixed, floating in back.items()}
     elements = {floating: fixed for fixed, floating in back.items()} | there
     return _Held(state.namespace, exists=True, intact=intact, elements=elements, read_at=state)
+
+
+def _addresses(elements: Mapping[bytes, bytes]) -> dict[str, str]:
+    found = ((key, value) for key, value in elements.items() if len(key) == len(value) == _OCTETS)
+    return {socket.inet_ntoa(key): socket.inet_ntoa(value) for key, value in found}
 
 
 def _after(held: _Held, work: _Work) -> tuple[dict[str, ApplyError], dict[str, str]]:
@@ -229,8 +234,10 @@ def _script(held: _Held, elements: Mapping[str, str]) -> str:
     """Return what makes a table that has *held* have *elements*, "" if it does."""
     if not held.exists and not elements:
         return ""
+    if not held.exists:
+        return f"create table ip {NAME}\n{_whole(elements)}"
     if not held.intact or not elements:
-        return _whole(elements)
+        return nft_table.without_table(Family.IPV4) + _whole(elements)
     old = [(floating, fixed) for floating, fixed in held.elements.items() if elements.get(floating) != fixed]
     new = [(floating, fixed) for floating, fixed in elements.items() if held.elements.get(floating) != fixed]
     lines: list[str] = []
@@ -244,10 +251,10 @@ def _script(held: _Held, elements: Mapping[str, str]) -> str:
 
 
 def _whole(elements: Mapping[str, str]) -> str:
-    """Return what makes a table that has *elements*, or takes it away if there are none."""
+    """Return what makes a table that has *elements* where there is none, "" if there are none."""
     if not elements:
-        return nft_table.without_table(_FAMILY)
-    lines = [f"table {_FAMILY} {nft_table.NAME} {{"]
+        return ""
+    lines = [f"table ip {NAME} {{"]
     lines += [f"  map {name} {{ type ipv4_addr : ipv4_addr; }}" for name in (_IN, _OUT)]
     for chain, rules in _CHAINS.items():
         lines.append(f"  chain {chain.name} {{")
@@ -257,11 +264,11 @@ def _whole(elements: Mapping[str, str]) -> str:
     lines.append("}\n")
     there = (f"{floating} : {fixed}" for floating, fixed in elements.items())
     back = (f"{fixed} : {floating}" for floating, fixed in elements.items())
-    return nft_table.without_table(_FAMILY) + "\n".join(lines) + _change("add", _IN, there) + _change("add", _OUT, back)
+    return "\n".join(lines) + _change("add", _IN, there) + _change("add", _OUT, back)
 
 
 def _change(verb: str, name: str, elements: Iterable[str]) -> str:
-    return f"{verb} element {_FAMILY} {nft_table.NAME} {name} {{ {', '.join(elements)} }}\n"
+    return f"{verb} element ip {NAME} {name} {{ {', '.join(elements)} }}\n"
 
 
 def _by_namespace(delta: Delta, failed: dict[Key, Exception]) -> dict[str, _Work]:

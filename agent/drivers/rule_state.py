@@ -26,13 +26,11 @@ from agent.core.errors import ApplyError
 from agent.drivers.bridges_netlink import read_attributes
 from agent.drivers.conntrack_table import open_netfilter
 from agent.drivers.kernel_socket import HEADER, RECEIVE_SIZE, messages
-from agent.drivers.netlink import attribute
 from agent.drivers.refusal import RefusedError
 
 _SUBSYSTEM = 10  # NFNL_SUBSYS_NFTABLES, linux/netfilter/nfnetlink.h
 _GET_TABLE, _NEW_GENERATION, _GET_GENERATION = (_SUBSYSTEM << 8 | number for number in (1, 15, 16))  # NFT_MSG_*
 _GENERATION_ID = 1  # NFTA_GEN_ID
-_TABLE_NAME = 1  # NFTA_TABLE_NAME
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _REQUEST, _DUMP = 0x1, 0x300  # NLM_F_*
 _NFGENMSG = struct.Struct("!BBH")  # family, version, resource
@@ -70,24 +68,6 @@ def read_state() -> RuleState:
             generation, families = None, set()
     counted = cookie and not legacy
     return RuleState(cookie, generation if counted else None, frozenset(legacy | families))
-
-
-def has_table(name: str) -> bool:
-    """Tell whether nf_tables of the calling thread's namespace has an IPv4 table *name*.  Raises ApplyError."""
-    with open_netfilter() as kernel:
-        _send(kernel, _GET_TABLE, 0, 1, socket.AF_INET, attribute(_TABLE_NAME, name.encode() + b"\0"))
-        while True:
-            for kind, _, number, data in _receive(kernel):
-                if number != 1:
-                    continue
-                if kind != _NLMSG_ERROR:
-                    return True
-                try:
-                    _check(data)
-                except RefusedError as err:
-                    if err.code not in _LACKING:
-                        raise
-                    return False
 
 
 def _names_something(path: Path) -> bool:
@@ -134,10 +114,8 @@ def _families(kernel: socket.socket) -> set[int]:
                 found.add(family)
 
 
-def _send(
-    kernel: socket.socket, kind: int, flags: int, number: int, family: int = socket.AF_UNSPEC, attributes: bytes = b""
-) -> None:
-    about = _NFGENMSG.pack(family, 0, 0) + attributes
+def _send(kernel: socket.socket, kind: int, flags: int, number: int) -> None:
+    about = _NFGENMSG.pack(socket.AF_UNSPEC, 0, 0)
     try:
         kernel.send(HEADER.pack(HEADER.size + len(about), kind, flags | _REQUEST, number, 0) + about)
     except OSError as err:

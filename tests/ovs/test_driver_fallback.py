@@ -113,6 +113,7 @@ class TestTable:
             ("delete", "element", "ip", "hostplane", "fip_in", f"{{ {FLOATING_ONE} }}"),
             ("flush", "map", "ip", "hostplane", "fip_in"),
             ("delete", "table", "ip", "hostplane"),
+            ("chain", "ip", "hostplane", "in", "{ policy drop; }"),
             ("add", "element", "ip", "hostplane", "fip_in", "{ 203.0.113.99 : 10.0.0.99 }"),
         ],
         ids=" ".join,
