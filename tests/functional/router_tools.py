@@ -22,12 +22,12 @@ HOLD_DOWN = 1.0  # seconds, so that tests need not wait for the default
 ANSWER = 3.0
 
 
-def new_router_lab(new_lab: Callable[..., Lab], document: str, hosts: int = 3) -> Lab:
-    """Return a lab with a router beyond, whose gateways come back soon."""
+def new_router_lab(new_lab: Callable[..., Lab], document: str, hosts: int = 3, *, resync: float = 60.0) -> Lab:
+    """Return a lab with a router beyond, whose gateways come back soon; all is read back every *resync* seconds."""
     lab = new_lab(hosts, agents=False, external=True)
     for host in lab.sandbox.hosts:
         with host.paths.agent_config.open("a") as config:
-            config.write(f"\n[l3]\nhold_down = {HOLD_DOWN}\n")
+            config.write(f"\n[l3]\nhold_down = {HOLD_DOWN}\n\n[pass]\nresync_interval = {resync}\n")
     with ThreadPoolExecutor() as pool:
         list(pool.map(SimulatedHost.start_agent, lab.sandbox.hosts))
     lab.bring_up(document)
@@ -45,6 +45,17 @@ def routers(lab: Lab, host: str) -> dict[str, Any]:
 def router_on(lab: Lab, host: str, router: str) -> dict[str, Any]:
     """Return what an agent says of one router."""
     return next((each for each in routers(lab, host).get("routers", ()) if each["name"] == router), {})
+
+
+def namespace_of(lab: Lab, router: str) -> str:
+    """Return the namespace of a router."""
+    return f"qrouter-{lab.writer.get_router(router).id}"
+
+
+def problems(lab: Lab, host: str) -> list[str]:
+    """Return what an agent says is wrong with what it is asked for."""
+    answer = client.get(lab.sandbox.host(host).paths.agent_socket, "/problems", ANSWER)
+    return [str(problem) for problem in answer["problems"]]
 
 
 def wait_gateway(lab: Lab, router: str, host: str, hosts: Collection[str], timeout: float = 15.0) -> None:
@@ -99,6 +110,12 @@ class Session:
         self._client = lab.start(source, *program, "talk", address, str(port))
         assert self._client.stdout is not None
         assert self._client.stdout.readline() == "talking\n", f"{source} cannot connect to {address}"
+
+    def give_up(self) -> None:
+        """End a session that nothing passes any more."""
+        for process in (self._client, self._server):
+            process.kill()
+            process.communicate()
 
     def stop(self) -> SessionReport:
         """End the session, and tell how it went."""

@@ -77,14 +77,13 @@ def test_everybody_reaches_exactly_whom_routers_lead_to(lab: Lab) -> None:
     assert_reachability(lab)
 
 
-@pytest.mark.parametrize("kill", [False, True], ids=["SIGTERM", "SIGKILL"])
-def test_restarted_agents_change_nothing(lab: Lab, kill: bool) -> None:
+def test_restarted_agents_change_nothing(lab: Lab) -> None:
     def namespaces() -> dict[str, str]:
         script = "cd /run/netns; stat -c '%n %i' qrouter-*; for n in qrouter-*; do ip -n $n -o link; done"
         return {host: lab.output(host, "sh", "-c", script) for host in lab.sandbox.host_names}
 
     before = namespaces()
-    for host in lab.sandbox.host_names:
+    for host, kill in (("host1", True), ("host2", False), ("host3", True)):
         lab.sandbox.restart(host, kill=kill)
     for host in lab.sandbox.host_names:
         wait_converged(lab, host)
