@@ -41,7 +41,6 @@ mkdir -p /run/netns
 mount --bind "$1" /run/netns
 mount -t sysfs sysfs /sys
 for folder in /etc /var/lib; do
-    mkdir -p "$2$folder" "$2/work$folder"
     mount -t overlay -o "lowerdir=$folder,upperdir=$2$folder,workdir=$2/work$folder" overlay "$folder"
 done
 ip link set lo up
@@ -68,6 +67,10 @@ class Namespaces:
         """Make the network and mount namespace of *owner*, with loopback up."""
         netns_folder.mkdir(parents=True, exist_ok=True)
         written = netns_folder.parent / "written"
+        # Not by the script: who is interrupted before he knows its process takes the folders away under it, and it
+        # must not make them anew.
+        for folder in ("etc", "var/lib", "work/etc", "work/var/lib"):
+            (written / folder).mkdir(parents=True, exist_ok=True)
         argv = ["unshare", "--net", "--mount", "--propagation", "private"]
         argv += ["sh", "-ec", _SET_UP, "sh", str(netns_folder), str(written)]
         pipe = subprocess.PIPE
