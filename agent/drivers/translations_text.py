@@ -78,9 +78,8 @@ class Explanation:
         self._by_external: dict[bytes, list[Translation]] = {}
         for each in wanted:
             self._by_external.setdefault(each.external, []).append(each)
-        # What has no address of its own goes out under the router's; not under one that stands for somebody.
-        floating = {each.external for each in wanted if each.internal and each.protocol is None}
-        self._own = frozenset(own) - floating
+        # What has no address of its own goes out under the router's; not if it is said what goes out under that.
+        self._own = frozenset(own) - {each.external for each in wanted if each.protocol is None}
 
     def holds(self, one: TranslatedConnection) -> bool:
         """Tell whether all that was done to *one* would be done today."""

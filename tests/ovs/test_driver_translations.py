@@ -229,6 +229,14 @@ def test_without_snat_what_comes_back_inside_goes_on_under_the_routers_address(r
     assert first.alive() == {1, 2, 9, 100, 105}
 
 
+def test_a_fresh_process_ends_what_snat_carried_that_is_no_more(routers):
+    first, _ = routers
+    first.want(floating(FLOATING, ONE), RANGE, (HAIRPIN, {}), translations=False)
+    first.driver = TranslationsDriver()
+    first.want(floating(FLOATING, ONE), RANGE, (HAIRPIN, {GATEWAY: "hairpin"}))
+    assert first.alive() == {1, 2, 100, 105}
+
+
 def test_a_namespace_that_is_gone_or_not_ours_is_no_concern(routers):
     first, _ = routers
     NetnsDriver().apply(Delta(deletes={"qrouter-a": "router:1"}))
