@@ -14,6 +14,7 @@ plain string work and no field objects.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Final
 
 # Bundles need 1.4; from 1.5 on ``load`` actions would print differently, so every
@@ -70,6 +71,12 @@ _RANK = {name: rank for rank, name in enumerate(_FIELDS)}
 _HEXADECIMAL = frozenset((*(f"reg{n}" for n in range(16)), "tun_id", "metadata", "dl_type"))
 
 
+@cache  # there are as many as planners have kinds of matches
+def _in_order(names: tuple[str, ...]) -> tuple[tuple[str, bool], ...]:
+    """Return *names* as ``ovs-ofctl`` orders them, and whether it prints their values in hexadecimal."""
+    return tuple((name, name in _HEXADECIMAL) for name in sorted(names, key=_RANK.__getitem__))
+
+
 def match(protocol: str = "", /, **fields: int | str | None) -> str:
     """Return the canonical text of a match, "" for everything.
 
@@ -78,11 +85,11 @@ def match(protocol: str = "", /, **fields: int | str | None) -> str:
     know raises KeyError: its place in the order must be looked up first.
     """
     parts = [protocol] if protocol else []
-    for name in sorted(fields, key=_RANK.__getitem__):
+    for name, hexadecimal in _in_order(tuple(fields)):
         value = fields[name]
         if value is None:
             continue
-        if value and name in _HEXADECIMAL:
+        if value and hexadecimal:
             parts.append(f"{name}={value:#x}")
         else:
             parts.append(f"{name}={value}")

@@ -89,7 +89,7 @@ class Goto:
 
     def text(self, source: Table) -> str:
         """Return the instruction as text; raises IllegalJumpError if *source* may not lead there."""
-        if self.table not in NEXT[source] or self.table.value <= source.value:
+        if self.table not in NEXT[source] or self.table <= source:
             raise IllegalJumpError(f"no goto from table {source.name.lower()} to {self.table.name.lower()}")
         return _GOTO[self.table]
 
@@ -119,7 +119,7 @@ def add(flows: dict[str, str], table: Table, priority: int, match: str, *actions
 
     Raises IllegalJumpError if an action leads where ``NEXT`` does not allow it.
     """
-    key = openflow.flow_key(table.value, priority, match)
+    key = openflow.flow_key(table, priority, match)
     parts = [action if isinstance(action, str) else action.text(table) for action in actions]
     flows[key] = ",".join(parts) if parts else openflow.DROP
     return key
