@@ -25,15 +25,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from agent.core.errors import ApplyError
-from agent.sandbox.host import SimulatedHost
 from bench.clients import Client, answer_of
 from bench.database import Database, Json
 from bench.figures import BYTES, NUMBER, SECONDS, Figure, Result
 from bench.lab import HOST, STORE, Lab
 from bench.nova import NovaStandIn
 from bench.options import Options
-from bench.processes import companions, memory
-from bench.services import EACH, OUTSTANDING, Series, ServiceLab, service_lab, sizes
+from bench.processes import memory
+from bench.services import EACH, OUTSTANDING, Series, ServiceLab, own_processes, service_lab, sizes
 
 NAME = "dhcp"
 NEW_NETWORKS = 50
@@ -41,8 +40,6 @@ PLUGS = 10
 PAUSE = 0.005  # seconds between two questions of an instance that waits for its first answer
 PATIENCE = 20.0  # seconds
 SETTLE, QUICK_SETTLE = 3.0, 0.2  # seconds before memory is looked at
-STAY = 0.5  # seconds; what is there no longer is a command that the agent runs
-NOT_OURS = ("ovsdb-server", "ovs-vswitchd")
 
 
 def run(options: Options) -> Result:
@@ -127,7 +124,7 @@ def bind(place: Lab, clients: Sequence[Client]) -> float:
 def footprint(here: ServiceLab, settle: float) -> list[Figure]:
     """Measure memory and count processes, *settle* seconds after all is up."""
     time.sleep(settle)
-    ours = _ours(here.place.host)
+    ours = own_processes(here.place.host)
     responders = here.place.host.responders()
     if len(responders) != 1:
         raise ApplyError(f"{len(responders)} responders run")
@@ -146,15 +143,6 @@ def today(here: ServiceLab) -> float:
     host = here.place.sandbox.hosts[1]
     services.start_haproxy(NovaStandIn(here.place.sandbox, host, unix=True).address)
     return float(sum(memory(record.pid).pss for record in services.processes.values()))
-
-
-def _ours(host: SimulatedHost) -> list[int]:
-    """Return all processes of *host* that stay but Open vSwitch's, whoever started them."""
-    running = host.processes()
-    others = {running[name].pid for name in NOT_OURS}
-    before = companions(running["agent"].pid)
-    time.sleep(STAY)
-    return sorted(before & companions(running["agent"].pid) - others)
 
 
 def _wait_ready(process: subprocess.Popen[str]) -> None:

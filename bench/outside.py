@@ -42,11 +42,14 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Moments:
-    """When (monotonic seconds) a change was begun by the writer, committed, and seen in force for the last address."""
+    """When (monotonic seconds) a change was begun by the writer, committed, seen in force for the last address,
+    and all of it applied by the agent, as that says.
+    """
 
     begun: float
     committed: float
     seen: float
+    applied: float
 
 
 def network() -> Document:
@@ -69,11 +72,11 @@ def until_answered(place: Lab, asked: Asked, write: Callable[[], Written[object]
         begun = time.monotonic()
         revision = write().revision
         moment = committed.result()
+        applied = pool.submit(wait_applied, place, revision)
         times: Mapping[str, float] = answer_of(process)["times"]
     if missing := [address for address in asked.addresses if address not in times]:
         raise ApplyError(f"{len(missing)} of {len(asked.addresses)} never answered: {', '.join(missing[:5])}")
-    wait_applied(place, revision)
-    return Moments(begun, moment, max(times.values()))
+    return Moments(begun, moment, max(times.values()), max(applied.result(), moment))
 
 
 @contextlib.contextmanager
@@ -87,11 +90,12 @@ def _turns() -> Iterator[None]:
         sys.setswitchinterval(before)
 
 
-def wait_applied(place: Lab, revision: int) -> None:
-    """Wait until the agent says that it has applied *revision*, and has nothing left to do."""
+def wait_applied(place: Lab, revision: int) -> float:
+    """Wait until the agent says that it has applied *revision*, and has nothing left to do; return when it had."""
     with Database(place.sandbox.paths.store_socket, STORE).watch("Host_Status", ["host", "applied_revision"]) as rows:
         rows.wait(lambda row: row["host"] == HOST and row["applied_revision"] >= revision, TIMEOUT)
     place.wait_idle()
+    return time.monotonic()
 
 
 @contextlib.contextmanager

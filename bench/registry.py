@@ -21,6 +21,8 @@ _MODULES: Mapping[str, str] = {
     "dhcp": "bench.dhcp",
     "metadata": "bench.metadata",
     "floating-ips": "bench.floating_ips",
+    "routers": "bench.routers",
+    "routed-path": "bench.routed_path",
     "fastpath": "bench.fastpath",
 }
 

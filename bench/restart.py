@@ -120,12 +120,13 @@ def _events(report: Path) -> list[str]:
 def read_by_hand(place: Lab) -> tuple[float, float]:
     """Import what the agent imports and dump the flows; return the seconds and the CPU seconds of both."""
     dump = ["ovs-ofctl", "-O", OPENFLOW_VERSION, "dump-flows", place.switch.management]
-    begun, used = time.monotonic(), _children_seconds()
+    begun, used = time.monotonic(), children_seconds()
     for command in ([sys.executable, "-c", IMPORT], dump):
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=dict(agent_environment()))
-    return time.monotonic() - begun, _children_seconds() - used
+    return time.monotonic() - begun, children_seconds() - used
 
 
-def _children_seconds() -> float:
+def children_seconds() -> float:
+    """Return the CPU seconds of all commands that have run to their end."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime

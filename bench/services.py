@@ -6,11 +6,13 @@ from __future__ import annotations
 import contextlib
 import math
 import statistics
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from agent.core.errors import ApplyError
+from agent.sandbox.host import SimulatedHost
 from agent.store.document import Document, Entry, NetworkFields, PortFields, SubnetFields
 from agent.store.writer import Writer
 from bench.bare_services import BareServices
@@ -18,12 +20,15 @@ from bench.clients import Client, ClientSpace
 from bench.figures import RATE, SECONDS, Figure, Params
 from bench.lab import HOST, NETWORK, Lab, lab
 from bench.options import Options
+from bench.processes import companions
 
 MOST = 200  # ports, and networks where there are many
 RANGE = "10.0.0.0/16"  # of the one network
 OUTSTANDING = 16  # exchanges at a time
 EACH = 10  # exchanges of each port in a sample: what a port may ask in a second is limited
 REPEATS = 5
+STAY = 0.5  # seconds; what is there no longer is a command that the agent runs
+NOT_OURS = ("ovsdb-server", "ovs-vswitchd")
 
 
 @dataclass(slots=True)
@@ -134,6 +139,15 @@ class Series:
             Figure(f"{one}-median", SECONDS, self.medians, params, floor.medians),
             Figure(f"{one}-p99", SECONDS, self.slowest, params, floor.slowest),
         ]
+
+
+def own_processes(host: SimulatedHost) -> list[int]:
+    """Return all processes of *host* that stay but Open vSwitch's, whoever started them."""
+    running = host.processes()
+    others = {running[name].pid for name in NOT_OURS}
+    before = companions(running["agent"].pid)
+    time.sleep(STAY)
+    return sorted(before & companions(running["agent"].pid) - others)
 
 
 def percentile(times: Sequence[float], percent: float) -> float:
