@@ -6,6 +6,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from agent.core.errors import InputError
 from agent.dhcp.data import INFINITE, BootData, Options, PortData, SubnetData
@@ -174,6 +175,7 @@ def _lease(data: PortData, subnet: SubnetData, address: bytes) -> Lease:
     )
 
 
+@lru_cache(maxsize=64)
 def encode_times(seconds: int, t1: int = 0, t2: int = 0) -> tuple[bytes, ...]:
     """Return the options for a lease of *seconds*.
 

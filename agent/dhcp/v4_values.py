@@ -6,6 +6,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 
 NAME_LIMIT = 253  # RFC 1035: 255 octets with the first length and the root
 LABEL_LIMIT = 63
@@ -17,6 +18,7 @@ _INFINITE_TIME = b"\xff\xff\xff\xff"
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
 
+@lru_cache(maxsize=1024)  # all ports of a subnet have the same few
 def pack_address(text: str) -> bytes:
     """Return an IPv4 address as 4 octets."""
     try:
@@ -76,6 +78,7 @@ def pack_routes(routes: Iterable[tuple[str, str]]) -> bytes:
     return b"".join(_pack_route(destination, hop) for destination, hop in routes)
 
 
+@lru_cache(maxsize=1024)
 def _pack_route(destination: str, hop: str) -> bytes:
     try:
         network = ipaddress.IPv4Network(destination.strip())
