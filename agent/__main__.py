@@ -112,10 +112,10 @@ class Agent:
         drivers: tuple[Driver, ...] = (
             NetnsDriver(),
             LinksDriver(),
+            NatDriver(run, _backend(config)),  # first: a namespace answers for an address that it does not translate
             RoutesDriver(),
             OvsDriver(self._switch, config.switch.datapath_type),
             *(self._filtering.before_flows if self._filtering is not None else ()),
-            NatDriver(run, _backend(config)),
             *((ConnectsDriver(run, (NAMESPACE,)), self._responding.driver) if self._responding is not None else ()),
             flows,
             *(self._filtering.after_flows if self._filtering is not None else ()),
