@@ -234,7 +234,12 @@ class Daemon:
     def switch_back(self, ofports: Mapping[str, int]) -> None:
         """Note that ``ovs-vswitchd`` was restarted: its flows are gone, its port numbers are *ofports*."""
         self._parts.switch.overlay_ofports(ofports)
-        self._requests.put(lambda: self._parts.reconciler.need_resync(["ovs", "flows"], lost=True))
+
+        def work() -> None:
+            self._parts.reconciler.need_resync(["ovs", "flows"], lost=True)
+            self._parts.gateways.lose_flows()
+
+        self._requests.put(work)
         self._parts.wake.set("switch-back")
 
     def reconfigure(self, config: AgentConfig) -> None:

@@ -108,6 +108,7 @@ class Gateways:
         self._lingering: dict[RouterId, float] = {}  # until when
         self._members: dict[NetworkId, tuple[Mapping[EndpointId, Endpoint], frozenset[HostName]]] = {}
         self._due: float | None = None
+        self._flows_lost = False
         self._clock = clock
         self._since: dict[RouterId | HostName, tuple[object, float]] = {}
 
@@ -168,9 +169,17 @@ class Gateways:
         if ports and not any(CPATH_DOWN in port.bfd for port in ports):
             self._ready_since = float("-inf")
 
+    def lose_flows(self) -> None:
+        """Note that the switch was restarted: nothing here is to be used before a pass has written all flows anew."""
+        self._ready_since = None
+        self._flows_lost = True
+
     def decide(self, snapshot: HostSnapshot, view: SwitchView, now: float, *, converged: bool) -> GatewayState:
         """Return which gateways are in use; *converged* tells that a pass has ended, *now* is monotonic."""
         self._due = None
+        if self._flows_lost:  # the pass that begins with this writes them
+            self._flows_lost = converged = False
+            self._wait_until(now)
         routers = {id_: router for id_, router in snapshot.routers.items() if router.admin_state_up}
         names = self._peers(routers.values(), snapshot)
         sessions = {name: view.sessions.get(naming.peer_port_name(name)) for name in sorted(names)}

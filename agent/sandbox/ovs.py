@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from agent.core.naming import INTEGRATION_BRIDGE
+from agent.core.naming import INTEGRATION_BRIDGE, PEER_PORT_PREFIX
 from agent.sandbox.layout import PHYSICAL_NETWORKS, TUNNEL_BRIDGE, UNDERLAY_NETWORK, UPLINK, HostPaths, physical_bridge
 from agent.sandbox.namespaces import Namespaces
 from agent.sandbox.process import ProcessFolder, ProcessRecord, start
@@ -74,6 +74,7 @@ class HostSwitch:
         The internal ports that a dead ``ovs-vswitchd`` of the userspace datapath
         leaves behind are persistent taps: it takes them up again, addresses and all.
         """
+        self._tell_gateways_down()
         argv = [SWITCH, f"unix:{self._paths.switch_database}", "--disable-system", *LOGGING]
         bridges = [*map(physical_bridge, PHYSICAL_NETWORKS), TUNNEL_BRIDGE]
         if INTEGRATION_BRIDGE in self._vsctl("list-br").split():
@@ -83,6 +84,15 @@ class HostSwitch:
         accepted = time.monotonic()
         self._set_address()
         return accepted
+
+    def _tell_gateways_down(self) -> None:
+        """Do what our drop-in for ``ovs-vswitchd.service`` does (``systemd/gateways-down``)."""
+        words: list[str] = []
+        for interface in self._vsctl("--bare", "--columns=name", "list", "Interface").split():
+            if interface.startswith(PEER_PORT_PREFIX):
+                words += ["--", "set", "Interface", interface, "bfd:cpath_down=true"]
+        if words:
+            self._vsctl("--no-wait", *words)
 
     def stop_switch(self, *, kill: bool = False) -> None:
         """End ``ovs-vswitchd``: the host forwards nothing until it is started again."""

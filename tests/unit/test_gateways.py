@@ -203,6 +203,20 @@ def test_a_restarted_daemon_goes_on_where_the_last_one_ended() -> None:
     assert told.at(0, {G2: FORWARDING, A: FORWARDING}, converged=False).path_down
 
 
+def test_a_gateway_whose_switch_was_restarted_is_held_back_until_its_flows_are_there() -> None:
+    seen = Seen(G1)
+    seen.at(0, {G2: FORWARDING, A: FORWARDING})
+    assert not seen.at(HOLD, {G2: FORWARDING, A: FORWARDING}).path_down
+    seen.gateways.lose_flows()
+    reasons: list[Reason] = []
+    for later in (1, 0.1):
+        assert seen.at(later, {G2: FORWARDING, A: FORWARDING}).path_down
+        assert reasons or seen.gateways.next_due() == seen.now  # again once the flows are written
+        reasons.append(seen.gateways.report.reason)
+    assert reasons == [Reason.STARTING, Reason.HELD]
+    assert not seen.at(HOLD, {G2: FORWARDING, A: FORWARDING}).path_down
+
+
 def test_without_preemption_who_comes_back_stays_behind_while_another_forwards() -> None:
     seen = Seen(G1, preempt=False)
     state = seen.settled({G2: FORWARDING, A: FORWARDING})

@@ -252,6 +252,26 @@ def test_a_database_that_cannot_be_made_is_one_line(tmp_path):
 QUERY = '["Hostplane", {"op": "select", "table": "Global", "where": [], "columns": ["generation"]}]'
 
 
+# gateways-down
+
+
+def test_a_switch_that_starts_tells_that_no_gateway_here_is_to_be_used(vsctl, tmp_path):
+    vsctl("add-br", "br-int")
+    for name in ("hpb-0011223344", "hpb-5566778899", "tap0"):
+        vsctl("add-port", "br-int", name, "--", "set", "Interface", name, "bfd:enable=true")
+    env = {"HOSTPLANE_OVSDB": f"unix:{tmp_path}/db.sock"}
+    for _ in range(2):
+        run(SYSTEMD / "gateways-down", env=env)
+        for name in ("hpb-0011223344", "hpb-5566778899"):
+            assert vsctl("get", "Interface", name, "bfd") == '{cpath_down="true", enable="true"}'
+        assert vsctl("get", "Interface", "tap0", "bfd") == '{enable="true"}'
+
+
+def test_a_switch_without_gateways_has_nothing_to_tell(vsctl, tmp_path):
+    vsctl("add-br", "br-int")
+    assert run(SYSTEMD / "gateways-down", env={"HOSTPLANE_OVSDB": f"unix:{tmp_path}/db.sock"}).stderr == ""
+
+
 # flow-restore-wait
 
 
