@@ -32,6 +32,15 @@ _DEVICE_SETTINGS: Mapping[str, str] = {
     "net.ipv6.conf.{}.disable_ipv6": "0",  # whatever new namespaces inherit from the host
 }
 
+# Whom a gateway that takes over asks for its neighbors may not be answered at first: switches still lead the answer to
+# the gateway before.  So it asks again after 200 ms, for as long as it would have with a second between.
+_GATEWAY_SETTINGS: Mapping[str, str] = {
+    "net.ipv4.neigh.{}.retrans_time_ms": "200",
+    "net.ipv4.neigh.{}.mcast_solicit": "15",
+    "net.ipv6.neigh.{}.retrans_time_ms": "200",
+    "net.ipv6.neigh.{}.mcast_solicit": "15",
+}
+
 Planned = tuple[dict[str, Mapping[Key, Value]], dict[ItemRef, frozenset[ItemRef]]]
 
 
@@ -63,8 +72,9 @@ def plan_leg(local: LocalRouter, leg: Leg) -> Planned:
             address=leg.mac,
         ),
     }
+    settings = {**_DEVICE_SETTINGS, **(_GATEWAY_SETTINGS if leg.is_gateway else {})}
     routes: dict[Key, Value] = {
-        local.item("sysctl", name.format(leg.device)): value for name, value in _DEVICE_SETTINGS.items()
+        local.item("sysctl", name.format(leg.device)): value for name, value in settings.items()
     }
     routes.update((address, "") for address in leg_address_keys(local, leg))
     requires = {
