@@ -48,6 +48,7 @@ bench: install ## measure, with floors beside each figure
 soak: install ## the same tests with many more examples, topologies, kills and hostile packets; hours
 	HYPOTHESIS_PROFILE=soak $(BIN)/python -m pytest tests/property
 	HOSTPLANE_TEST_TOPOLOGIES=5000 $(BIN)/python -m pytest tests/functional/test_filter_matrix.py
+	HOSTPLANE_TEST_FAILOVERS=50 $(BIN)/python -m pytest tests/functional/test_router_failover.py tests/functional/test_router_reach.py
 	HOSTPLANE_TEST_KILLS=200 $(BIN)/python -m pytest tests/functional/test_filter_changes.py
 	$(BIN)/python -m tests.fuzz.dhcp_v4 --seconds 600
 	$(BIN)/python -m tests.fuzz.metadata_http --seconds 600

@@ -94,6 +94,12 @@ class EchoStream:
         assert self._process.stdout is not None
         assert self._process.stdout.readline() == "flowing\n", "no replies came"
 
+    def finish(self) -> None:
+        """Send no more; of several streams, ``stop`` then waits for the stragglers of all at once."""
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+            self._process.stdin = None
+
     def stop(self) -> EchoReport:
         """End the stream, wait for stragglers, and check that the stream itself kept its rate."""
         output, _ = self._process.communicate(timeout=30)

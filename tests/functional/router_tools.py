@@ -58,6 +58,12 @@ def problems(lab: Lab, host: str) -> list[str]:
     return [str(problem) for problem in answer["problems"]]
 
 
+def watched(lab: Lab, host: str, peer: str) -> str:
+    """Return how *host* sees *peer*, "" if it does not watch it."""
+    seen = routers(lab, host).get("gateways", {}).get("watched", ())
+    return next((each["state"] for each in seen if each["host"] == peer), "")
+
+
 def wait_gateway(lab: Lab, router: str, host: str, hosts: Collection[str], timeout: float = 15.0) -> None:
     """Wait until *hosts* agree that the router's gateway is on *host*, and only that one says it has it.
 
@@ -86,6 +92,16 @@ def move(lab: Lab, port: str, old: str, new: str) -> None:
     assert not failed
     lab.writer.set_port(port, PortFields(host=new))
     lab.output(old, "ip", "netns", "delete", port)
+
+
+def wait_revision(lab: Lab, revision: int) -> None:
+    """Wait until all agents have applied *revision*; they are asked, as what they write to the store may wait."""
+    for host in lab.sandbox.hosts:
+        socket = host.paths.agent_socket
+        eventually(
+            lambda socket=socket: client.get(socket, "/status", ANSWER)["applied_revision"] >= revision,  # type: ignore[misc]
+            f"{host.name} has applied revision {revision}",
+        )
 
 
 @dataclass(frozen=True, slots=True)
