@@ -118,9 +118,9 @@ class SessionReport:
 class Session:
     """One TCP session that sends a line every 10 ms and reads it back, until ``stop``."""
 
-    def __init__(self, lab: Lab, source: str, target: str, address: str, port: int = 7) -> None:
+    def __init__(self, lab: Lab, source: str, target: str, address: str, port: int = 7, *, listens: int = 7) -> None:
         program = [sys.executable, str(HERE / "tcp_session.py")]
-        self._server = lab.start(target, *program, "serve", str(port))
+        self._server = lab.start(target, *program, "serve", str(listens))
         assert self._server.stdout is not None
         assert self._server.stdout.readline() == "listening\n"
         self._client = lab.start(source, *program, "talk", address, str(port))

@@ -11,7 +11,7 @@ import pytest
 
 from agent.cli.yaml_file import parse_file
 from agent.core.errors import InputError
-from agent.store.document import FixedIpRequest, FloatingIpFields, HostRoute, RouterFields
+from agent.store.document import UNSET, FixedIpRequest, FloatingIpFields, HostRoute, PortForwardingFields, RouterFields
 from tests.functional.lab import EchoStream, Lab, eventually
 from tests.functional.router_tools import (
     Session,
@@ -48,6 +48,7 @@ routers:
 ports:
   c2: {{network: cb, host: host2, fixed_ips: [10.0.0.12]}}
   d1: {{network: db, host: host1, fixed_ips: [10.0.0.11]}}
+  p1: {{network: db, host: host1, fixed_ips: [10.0.0.19]}}
   many: {{network: cb, host: host2, fixed_ips: [{MANY}]}}
 floating_ips:
   203.0.113.12: {{port: c2}}
@@ -155,6 +156,30 @@ def test_a_floating_ip_that_goes_ends_what_it_carried_and_nothing_else(lab: Lab)
     assert "src=10.0.0.12 dst=203.0.113.1 sport=7" in entries
     ended.give_up()
     assert_survived(kept.stop(), "another floating IP deleted")
+
+
+@pytest.mark.parametrize(
+    ("external", "port", "source", "seen_from"),
+    [
+        ("203.0.113.2", "c2", "upstream", "203.0.113.1"),
+        ("203.0.113.70", "many", "upstream", "203.0.113.1"),
+        ("203.0.113.3", "p1", "upstream", "203.0.113.1"),
+        ("203.0.113.2", "c2", "many", "203.0.113.2"),
+    ],
+    ids=["the gateway's address", "an address of its own", "distributed", "from inside"],
+)
+def test_a_forwarded_port_leads_to_its_instance(
+    lab: Lab, external: str, port: str, source: str, seen_from: str
+) -> None:
+    fixed_ip = "10.0.0.101" if port == "many" else UNSET  # where there is a choice
+    forwarding = PortForwardingFields(protocol="tcp", internal=f"{port}:8000-8009", fixed_ip=fixed_ip)
+    lab.applied(lab.writer.create_port_forwarding(f"{external}:2220-2229", forwarding))
+    session = Session(lab, source, port, external, 2223, listens=8003)
+    lab.assert_connection("upstream", "203.0.113.12")
+    report = session.stop()
+    assert_survived(report, f"{external}:2223")
+    assert report.peer == seen_from
+    lab.writer.delete_port_forwarding(f"{external}:2220-2229/tcp")
 
 
 def test_damage_by_hand_is_repaired_and_what_is_not_ours_stays(lab: Lab) -> None:
