@@ -17,10 +17,12 @@ from agent.drivers.switch import LocalSwitch
 from tests.fakes.openvswitch import OpenVSwitch, wait_until
 
 OWNER = ObjectId("host")
+pytestmark = pytest.mark.alone  # who does not get a processor for 0.6 s counts as dead
+
 HOSTS = ("left", "right")
 ADDRESSES = {"left": "172.16.0.1", "right": "172.16.0.2"}
 MACS = {"left": "02:00:00:00:00:01", "right": "02:00:00:00:00:02"}
-BFD = (("decay_min_rx", "0"), ("enable", "true"), ("min_rx", "100"), ("min_tx", "100"))
+BFD = (("decay_min_rx", "0"), ("enable", "true"), ("min_rx", "200"), ("min_tx", "200"))
 UP, NOT_FORWARDING = BfdSession(up=True, forwarding=True), BfdSession(up=True, forwarding=False)
 
 
@@ -148,11 +150,17 @@ def test_the_carrier_of_a_bridges_physical_ports_is_told_and_wakes_and_counters_
     ovs.vsctl("--no-wait", "set", "Interface", "eth0", "link_state=up")
     wait_until(lambda: left.local.view().uplinks == {"br-phy": True})
 
+    flaps = left.session().flaps
     while left.wakes.acquire(blocking=False):
         pass
-    for row in ("statistics:rx_bytes=1", "external_ids:theirs=1", "lldp:enable=false"):
-        ovs.vsctl("--no-wait", "set", "Interface", peer("left"), row)
+    for number in range(10):
+        for row in (f"statistics:rx_bytes={number}", f"external_ids:theirs={number}"):
+            ovs.vsctl("--no-wait", "set", "Interface", peer("left"), row)
     ovs.vsctl("--no-wait", "add-br", "br-last")  # by then all that came before has been seen
     wait_until(lambda: "br-last" in left.local.view().bridges)
     assert left.wakes.acquire(timeout=10)
-    assert not left.wakes.acquire(blocking=False)
+    wakes = 1
+    while left.wakes.acquire(blocking=False):
+        wakes += 1
+    # A bridge may come in parts, and on a machine that stands still sessions come and go.
+    assert wakes <= 3 + 2 * (left.session().flaps - flaps)
