@@ -39,7 +39,7 @@ def talk(address: str, port: int) -> dict[str, object]:
     sent, returned, rest, gap, error = 0, 0, b"", 0.0, ""
     last = due = time.monotonic()
     end: float | None = None
-    while end is None or (time.monotonic() < end and returned < sent):
+    while end is None or (time.monotonic() < end and (returned < sent or not sent)):  # one line at least
         readable = select.select([connection, *([sys.stdin] if end is None else [])], [], [], INTERVAL / 2)[0]
         if sys.stdin in readable:
             end = time.monotonic() + REST
@@ -53,7 +53,7 @@ def talk(address: str, port: int) -> dict[str, object]:
                 returned += len(lines)
                 now = time.monotonic()
                 gap, last = max(gap, now - last), now
-            if end is None and time.monotonic() >= due:
+            if (end is None or not sent) and time.monotonic() >= due:
                 connection.send(f"{sent}\n".encode())
                 sent += 1
                 due += INTERVAL
