@@ -29,7 +29,7 @@ Sets, chains and zones are text as well:
 - ``translations``: ``<namespace> <external address>[ <protocol number> <first port>-<last port>]`` -> the address (and
   ``:<first port>-<last port>``) that stands behind it, or what is seen under it: ``*`` all that has none of its
   own, ``hairpin`` of that only what comes back inside.  Connections that were translated so end when the
-  item goes or changes.
+  item goes or changes, those that were sent to the external address and not translated so when it comes.
 - ``zones``: ``base`` -> ``present``: chains and guard; ``<bridge>`` -> the conntrack zone of what
   comes in on it, followed by `` notrack`` if it is not to be tracked.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Connections whose addresses are translated (IPv4), read and ended in the namespace that the thread is in.
+"""Connections whose addresses are translated, or were to be (IPv4), in the namespace that the thread is in.
 
 ``<linux/netfilter/nfnetlink_conntrack.h>`` has the numbers.  A connection knows the
 addresses of its first packet and those that answers have: where they are not each
@@ -15,7 +15,7 @@ from __future__ import annotations
 import errno
 import socket
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple
 
@@ -39,6 +39,8 @@ _NESTED = 0x8000
 _FAMILY = struct.Struct("=BBH")  # nfgenmsg: family, version, resource
 _ATTRIBUTE = struct.Struct("=HH")  # length, type
 _STATUS_AT = struct.Struct(">4xI")  # an attribute's value behind its header
+# What every message begins with: nfgenmsg, the original tuple, its addresses, each behind a header.
+_SOURCE_AT, _DESTINATION_AT = slice(16, 20), slice(24, 28)
 _ERRNO = struct.Struct("=i")
 _BATCH = 128  # deletions in one sendmsg: the answers fit a default receive buffer
 
@@ -94,8 +96,8 @@ class TranslatedTable:
             _check(data)
         return 0
 
-    def dump(self) -> list[TranslatedConnection]:
-        """Return those that are translated."""
+    def dump(self, ends: Collection[bytes] = ()) -> list[TranslatedConnection]:
+        """Return those that are translated, and those whose first packet was from or to one of the addresses *ends*."""
         self._kernel.send(_message(_GET, _DUMP, 1, b""))
         found: list[TranslatedConnection] = []
         while True:
@@ -103,7 +105,7 @@ class TranslatedTable:
                 if kind in (_DONE, _ERROR):
                     _check(data)
                     return found
-                if _is_translated(data):
+                if data[_DESTINATION_AT] in ends or data[_SOURCE_AT] in ends or _is_translated(data):
                     found += _read(data)
 
     def end(self, connections: Iterable[TranslatedConnection]) -> int:

@@ -4,7 +4,10 @@
 The rules of driver ``nat`` see the first packet of a connection; all others follow the
 entry that it made, in the router's namespace.  So when a floating IP or port forwarding
 goes, or stands for somebody else, the entries that it made are looked for and ended, after
-the rules are gone.  Those of others, and what is not translated, are not touched.
+the rules are gone.  When one comes, those end that it would have made otherwise: what was
+sent to the address while that was elsewhere would go on to nobody, and what came from it
+would keep the ports of a session whose other end has just moved here.  Those of others are
+not touched.
 
 The items are not in the kernel: they are what was wanted when connections were looked at
 last, kept in memory.  A fresh process does not know what was wanted before, so it looks
@@ -14,12 +17,14 @@ that nobody wants.  What rules of others translate in our namespaces is ended th
 once.
 
 To list a router's connections takes the kernel 10 ms and more, as all namespaces have one
-table; what only comes looks at none, and where none are, none are listed.
+table.  That is once for each router and pass, after everything else, and where none are,
+none are listed.
 """
 
 from __future__ import annotations
 
 import logging
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,12 +45,31 @@ LOG = logging.getLogger(__name__)
 UNJUDGED: Final = "unjudged"  # word and value of the item of a namespace whose connections were not looked at yet
 
 
+_ByExternal = dict[bytes, list[Translation]]
+
+
 @dataclass(slots=True)
 class _Work:
-    """What a delta says of one namespace: the keys, what each is now, and what is wanted no more."""
+    """What a delta says of one namespace: the keys, what each is now, what is wanted no more, and what is new."""
 
     wishes: dict[Key, Value | None] = field(default_factory=dict)
-    stale: list[Translation] = field(default_factory=list)
+    stale: _ByExternal = field(default_factory=lambda: defaultdict(list))
+    made: _ByExternal = field(default_factory=lambda: defaultdict(list))
+
+    def concerns(self, one: TranslatedConnection) -> bool:
+        """Tell whether *one* is as it is because of what was, or would be otherwise because of what is new."""
+        to, seen_from = one.original.destination, one.reply.destination
+        return (
+            any(each.brings_in(one) for each in self.stale.get(to, ()))
+            or any(each.brings_out(one) for each in self.stale.get(seen_from, ()))
+            or any(each.is_asked_by(one) for each in self.made.get(to, ()))
+            or one.original.source in self.made
+        )
+
+    def displaced(self, one: TranslatedConnection) -> bool:
+        """Tell whether *one* has another port only because of a connection that ends now."""
+        changed = (*self.stale.get(one.reply.destination, ()), *self.made.get(one.reply.destination, ()))
+        return any(each.is_dodged_by(one) for each in changed)
 
 
 class TranslationsDriver:
@@ -83,8 +107,8 @@ class TranslationsDriver:
         failed: dict[Key, Exception] = {}
         for space, work in self._take_over(delta, failed).items():
             try:
-                if work.stale or space not in self._judged:
-                    self._end(space, work.stale)
+                if work.stale or work.made or space not in self._judged:
+                    self._end(space, work)
             except (OSError, ApplyError) as err:
                 failed.update(dict.fromkeys(work.wishes, told(space, err)))
                 continue
@@ -114,29 +138,33 @@ class TranslationsDriver:
             work = found.setdefault(space, _Work())
             work.wishes[key] = new
             if old is not None and old != new:
-                work.stale.append(parse(key, str(old))[1])
+                was = parse(key, str(old))[1]
+                work.stale[was.external].append(was)
+            if now is not None and now.internal and old != new:
+                work.made[now.external].append(now)
             if not wanted:
                 del self._wanted[space]
         return found
 
-    def _end(self, space: str, stale: list[Translation]) -> None:
-        """End what *stale* has translated, or all that nothing accounts for.  Raises OSError, ApplyError."""
+    def _end(self, space: str, work: _Work) -> None:
+        """End what *work* takes the ground from, or all that nothing accounts for.  Raises OSError, ApplyError."""
         namespace = open_ours(space, self._folder)
         if namespace is None:
             return  # its connections went with it
         with namespace, inside(namespace.descriptor), TranslatedTable() as table:
             if table.count():
-                gone = {each.external for each in stale if each.protocol is None}  # even if the router still has them
-                own = _own_addresses(namespace) - gone
+                own = _own_addresses(namespace) - _whole(work.stale)  # even if the router still has them
                 explanation = Explanation(self._wanted.get(space, {}).values(), own)
                 everything = space not in self._judged
                 doomed = [
-                    one for one in table.dump() if (everything or _is_of(stale, one)) and not explanation.holds(one)
+                    one
+                    for one in table.dump(explanation.ends if everything else work.made.keys() | work.stale.keys())
+                    if work.displaced(one) or ((everything or work.concerns(one)) and not explanation.holds(one))
                 ]
                 ended = table.end(doomed) if doomed else 0
                 self.ended += ended
                 if doomed:
-                    LOG.info("namespace %s: ended %d connections that nothing translates any more", space, ended)
+                    LOG.info("namespace %s: ended %d connections that are translated otherwise now", space, ended)
         self._judged.add(space)
 
 
@@ -150,8 +178,9 @@ def _wishes(delta: Delta) -> Iterator[tuple[Key, Value | None]]:
     yield from dict.fromkeys(delta.deletes).items()
 
 
-def _is_of(stale: list[Translation], one: TranslatedConnection) -> bool:
-    return any(each.brings_in(one) or each.brings_out(one) for each in stale)
+def _whole(translations: _ByExternal) -> set[bytes]:
+    """Return the addresses of which everything is translated, not single ports."""
+    return {each.external for known in translations.values() for each in known if each.protocol is None}
 
 
 def _own_addresses(namespace: Namespace) -> set[bytes]:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -33,15 +33,35 @@ class Translation:
     inner: int = 0
     hairpin: bool = False
 
+    @property
+    def is_one_for_one(self) -> bool:
+        """Whether ``external`` stands for ``internal`` and nobody else, both ways."""
+        return self.protocol is None and bool(self.internal)
+
+    def is_asked_by(self, one: TranslatedConnection) -> bool:
+        """Tell whether the first packet of *one* was for this, whatever became of it."""
+        sent = one.original
+        if sent.destination != self.external or not self.internal:
+            return False
+        return self.protocol is None or (
+            sent.protocol == self.protocol and self.first <= sent.destination_port <= self.last
+        )
+
+    def is_dodged_by(self, one: TranslatedConnection) -> bool:
+        """Tell whether *one* is seen under ``external``, but with another port than its own.
+
+        One address for one keeps ports, unless an older connection is in the way.
+        """
+        sent, answered = one.original, one.reply
+        under = answered.destination == self.external and self.is_one_for_one
+        return under and answered.destination_port != sent.source_port
+
     def brings_in(self, one: TranslatedConnection) -> bool:
         """Tell whether *one* went to ``internal`` because it was sent to ``external``."""
         sent, answered = one.original, one.reply
-        if (sent.destination, answered.source) != (self.external, self.internal):
+        if answered.source != self.internal or not self.is_asked_by(one):
             return False
-        if self.protocol is None:
-            return True
-        inside = self.first <= sent.destination_port <= self.last and sent.protocol == self.protocol
-        return inside and answered.source_port - self.inner == sent.destination_port - self.first
+        return self.protocol is None or answered.source_port - self.inner == sent.destination_port - self.first
 
     def brings_out(self, one: TranslatedConnection) -> bool:
         """Tell whether *one* came from ``internal`` and is seen to come from ``external``."""
@@ -72,22 +92,27 @@ def parse(key: Key, value: str) -> tuple[str, Translation]:
 
 
 class Explanation:
-    """What translates connections now: *wanted*, and the addresses *own* of the router."""
+    """What translates connections now: *wanted*, and the addresses *own* of the router.
 
-    def __init__(self, wanted: Iterable[Translation], own: Iterable[bytes]) -> None:
+    ``ends`` are the addresses that none of them leaves as they are.
+    """
+
+    def __init__(self, wanted: Collection[Translation], own: Iterable[bytes]) -> None:
         self._by_external: dict[bytes, list[Translation]] = {}
         for each in wanted:
             self._by_external.setdefault(each.external, []).append(each)
         # What has no address of its own goes out under the router's; not if it is said what goes out under that.
         self._own = frozenset(own) - {each.external for each in wanted if each.protocol is None}
+        self.ends = frozenset(each.external for each in wanted if each.internal)
 
     def holds(self, one: TranslatedConnection) -> bool:
         """Tell whether all that was done to *one* would be done today."""
         sent, answered = one.original, one.reply
-        if one.has_other_destination and not any(
-            each.brings_in(one) for each in self._by_external.get(sent.destination, ())
-        ):
+        asked = [each for each in self._by_external.get(sent.destination, ()) if each.is_asked_by(one)]
+        if (asked or one.has_other_destination) and not any(each.brings_in(one) for each in asked):
             return False
+        if any(each.is_one_for_one for each in self._by_external.get(sent.source, ())):
+            return False  # whoever has that address now is inside, and sends from another
         if not one.has_other_source or answered.destination in self._own:
             return True
         return any(each.brings_out(one) for each in self._by_external.get(answered.destination, ()))

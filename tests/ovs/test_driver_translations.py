@@ -96,8 +96,8 @@ class Router:
 
     def talk(self, name, source, destination, port):
         """Send a datagram and have it answered; return how the sender is seen."""
-        server_space = self.outside if destination == OUTSIDE else self.inside
-        address, inner = {FLOATING: (ONE, port), GATEWAY: (TWO, port + 100), OUTSIDE: (OUTSIDE, port)}[destination]
+        server_space = self.outside if destination in (OUTSIDE, OTHER) else self.inside
+        address, inner = {FLOATING: (ONE, port), GATEWAY: (TWO, port + 100)}.get(destination, (destination, port))
         with inside_named(server_space):
             server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         server.bind((address, inner))
@@ -177,6 +177,92 @@ def test_a_second_floating_ip_ends_nothing(routers):
     first.want(floating(FLOATING, ONE), floating(OTHER, TWO), RANGE)
     assert first.alive() == {1, 2, 3, 100, 105}
     assert first.driver.ended == 0
+
+
+def go_on(router, port):
+    """Send once more over the connection to *port*; return as who its sender is seen by the next server inside."""
+    client = next(each for each in router.sockets if _is_client_of(each, port))
+    with inside_named(router.inside), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+        server.bind((TWO, port))
+        client.send(b"word")
+        assert select.select([server], [], [], SECONDS)[0], f"nothing came to {TWO}:{port}"
+        return server.recvfrom(100)[1]
+
+
+def _is_client_of(one, port):
+    try:
+        return one.getpeername()[1] == port
+    except OSError:
+        return False
+
+
+def bring_here(router):
+    """Take an address from a machine outside: *OTHER* stands for TWO from now on, who has sent nothing yet."""
+    run("ip", "-n", router.outside, "address", "delete", f"{OTHER}/32", "dev", "eth0")
+    run("ip", "-n", router.outside, "route", "add", OTHER, "via", GATEWAY)
+    return floating(OTHER, TWO)
+
+
+@pytest.fixture
+def elsewhere(routers):
+    """The address that comes is another machine's outside; two inside have sent to it already."""
+    first, _ = routers
+    run("ip", "-n", first.outside, "route", "delete", OTHER)
+    run("ip", "-n", first.outside, "address", "add", f"{OTHER}/32", "dev", "eth0")
+    assert first.talk(first.inside, THREE, OTHER, 20) == GATEWAY
+    assert first.talk(first.inside, ONE, OTHER, 21) == FLOATING
+    assert first.alive() == {1, 2, 3, 20, 21, 100, 105}
+    return first
+
+
+def test_what_is_sent_to_a_floating_ip_that_comes_here_goes_on_to_where_it_is_now(elsewhere):
+    come = bring_here(elsewhere)
+    elsewhere.want(floating(FLOATING, ONE), RANGE, come, (HAIRPIN, {}))
+    assert elsewhere.alive() == {1, 2, 3, 100, 105}
+    assert elsewhere.driver.ended == 2
+    assert go_on(elsewhere, 20) == (GATEWAY, 40020)
+    assert go_on(elsewhere, 21) == (GATEWAY, 40021)
+
+
+def test_a_fresh_process_ends_what_is_still_sent_past_a_floating_ip(elsewhere):
+    elsewhere.want(floating(FLOATING, ONE), RANGE, bring_here(elsewhere), translations=False)
+    elsewhere.driver = TranslationsDriver()
+    elsewhere.want(floating(FLOATING, ONE), RANGE, floating(OTHER, TWO))
+    assert elsewhere.alive() == {1, 2, 3, 100, 105}
+
+
+def test_what_comes_from_a_floating_ip_that_comes_here_keeps_its_ports(elsewhere):
+    """An older connection of what was outside is in the way of the one that goes on from inside."""
+    assert elsewhere.talk(elsewhere.outside, OTHER, FLOATING, 22) == OTHER
+    run("ip", "-n", elsewhere.outside, "address", "delete", f"{OTHER}/32", "dev", "eth0")
+    back = {"4 nat hp-snat": f"{BASE['4 nat hp-snat']}\n-m conntrack --ctstate DNAT -j hp-floating"}
+    back_inside: tuple[dict[str, str], dict[str, str]] = (back, {})
+    wanted = (floating(FLOATING, ONE), RANGE, floating(OTHER, TWO), back_inside)
+    elsewhere.want(*wanted, translations=False)
+    server = next(each for each in elsewhere.sockets if each.getsockname() == (ONE, 22))
+    with inside_named(elsewhere.inside), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.bind((TWO, 40022))
+        client.connect((FLOATING, 22))
+        seen = []
+        for translations in (False, True):
+            elsewhere.want(*wanted, translations=translations)
+            client.send(b"word")
+            assert select.select([server], [], [], SECONDS)[0], "nothing came"
+            seen.append(server.recvfrom(100)[1])
+    assert seen[0] == (OTHER, seen[0][1]) != (OTHER, 40022)
+    assert seen[1] == (OTHER, 40022)
+    assert elsewhere.alive() == {1, 2, 3, 22, 100, 105}
+
+
+def test_what_was_refused_at_a_port_ends_when_that_is_forwarded_and_its_neighbors_do_not(routers):
+    first, _ = routers
+    with inside_named(first.outside):
+        for port in (110, 111):
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+                client.sendto(b"word", (GATEWAY, port))
+    assert first.alive() == {1, 2, 3, 100, 105, 110, 111}
+    first.want(floating(FLOATING, ONE), RANGE, forwarding(110, 110, 310))
+    assert first.alive() == {1, 2, 3, 100, 105, 111}
 
 
 def test_of_a_range_of_ports_only_those_end_that_are_no_longer_forwarded_to_where_they_went(routers):
