@@ -49,6 +49,8 @@ VERBS: Verbs[FloatingIpFields, FloatingIpRecord] = Verbs(
     ),
     renamable=False,
     called=f"the address, or {ANY!r} to take one of the network's",
+    placeholder="ADDRESS",
+    known_by="address or id",
 )
 
 

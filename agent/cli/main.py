@@ -53,8 +53,10 @@ COMMANDS: dict[str, Command] = {
     "host": Command("agent.cli.host", "list, show, create, set, delete hosts"),
     "security-group": Command("agent.cli.security_group", "list, show, create, set, delete security groups"),
     "security-group-rule": Command("agent.cli.security_group_rule", "list, create, delete rules of security groups"),
-    "address-group": Command("agent.cli.address_group", "the same for address groups, and add, remove addresses"),
-    "router": Command("agent.cli.router", "the same for routers, and add-interface, remove-interface"),
+    "address-group": Command(
+        "agent.cli.address_group", "list, show, create, set, delete address groups, add, remove addresses"
+    ),
+    "router": Command("agent.cli.router", "list, show, create, set, delete routers, add, remove interfaces"),
     "floating-ip": Command("agent.cli.floating_ip", "list, show, create, set, delete floating IPs"),
     "port-forwarding": Command("agent.cli.port_forwarding", "list, show, create, set, delete port forwardings"),
     "subnet-pool": Command("agent.cli.subnet_pool", "list, show, create, set, delete subnet pools"),

@@ -57,7 +57,8 @@ class Verbs(Generic[F, R]):
     """A noun and the writer's methods for it.
 
     ``shown`` makes a record's row for people, ``listed`` that of a list where it is another.
-    ``called`` tells what a new object can be called.
+    ``called`` tells what a new object can be called, and ``placeholder`` stands for that;
+    ``known_by`` tells what it is called later.
     """
 
     noun: Noun[F]
@@ -71,6 +72,8 @@ class Verbs(Generic[F, R]):
     renamable: bool = True
     listed: Callable[[R], Row] | None = None
     called: str = "what to call it"
+    placeholder: str = "NAME"
+    known_by: str = "name or id"
 
     def configure(self, parser: argparse.ArgumentParser) -> VerbParsers:
         """Add the verbs to the noun's parser; return where more of them can be added."""
@@ -85,21 +88,21 @@ class Verbs(Generic[F, R]):
         listing.set_defaults(run=self._list)
 
         show = verbs.add_parser("show", help=f"everything about {a_noun}")
-        show.add_argument("ref", metavar=self.noun.metavar, help="name or id")
+        show.add_argument("ref", metavar=self.noun.metavar, help=self.known_by)
         show.set_defaults(run=self._show)
 
         create = verbs.add_parser("create", help=f"make {a_noun}")
-        create.add_argument("ref", metavar="NAME", help=self.called)
+        create.add_argument("ref", metavar=self.placeholder, help=self.called)
         create.set_defaults(run=self._create)
 
         change = verbs.add_parser("set", help=f"change fields of {a_noun}")
-        change.add_argument("ref", metavar=self.noun.metavar, help="name or id")
+        change.add_argument("ref", metavar=self.noun.metavar, help=self.known_by)
         if self.renamable:
             change.add_argument("--name", metavar="NEW", default=UNSET, help="what to call it from now on")
         change.set_defaults(run=self._set)
 
         delete = verbs.add_parser("delete", help=f"delete {noun}s")
-        delete.add_argument("refs", metavar=self.noun.metavar, nargs="+", help="name or id")
+        delete.add_argument("refs", metavar=self.noun.metavar, nargs="+", help=self.known_by)
         delete.set_defaults(run=self._delete)
 
         for writing in (create, change):

@@ -42,6 +42,8 @@ VERBS: Verbs[PortForwardingFields, PortForwardingRecord] = Verbs(
     ),
     renamable=False,
     called="what is forwarded: ADDRESS:PORT or ADDRESS:FIRST-LAST",
+    placeholder="EXTERNAL",
+    known_by="what is forwarded (ADDRESS:PORT/PROTOCOL) or id",
 )
 
 

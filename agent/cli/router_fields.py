@@ -51,7 +51,7 @@ ROUTER = Noun(
         Field(
             "distributed",
             Kind.BOOLEAN,
-            "each host routes for its own ports (--centralized: the gateway host does)",
+            "each host routes for its own ports, else the gateway host for all",
             negation="centralized",
         ),
         Field("ha", Kind.BOOLEAN, "whether another gateway host takes over from one that fails"),

@@ -11,6 +11,7 @@ from agent.cli.answer import Answer, count, flag, number, part, parts, plain, te
 from agent.cli.options import Settings, add_common, settings
 from agent.cli.output import Format, Value, age, duration, print_value, table, write_line
 from agent.cli.status_port import port_lines
+from agent.cli.status_problems import problem_lines
 from agent.cli.status_routers import router_lines
 from agent.core.errors import InputError
 from agent.status import client
@@ -171,28 +172,6 @@ def _flows(answer: Answer, _now: float) -> Iterator[str]:
         yield "... and more (--limit)"
 
 
-def _problems(answer: Answer, now: float) -> Iterator[str]:
-    problems, unfinished = parts(answer, "problems"), parts(answer, "unfinished")
-    yield f"{len(problems)} objects cannot be served as the store wants, {len(unfinished)} items are not done"
-    rows = [[text(p, key) for key in ("object_id", "field", "actor", "text")] for p in problems]
-    yield from table(rows, ("object", "field", "who must act", "problem"))
-    items: list[list[Value]] = []
-    for item in unfinished:
-        next_try = number(item, "next_try_at")
-        items.append(
-            [
-                text(item, "driver"),
-                text(item, "key"),
-                text(item, "state"),
-                age(number(item, "since"), now),
-                count(item, "attempts"),
-                "" if next_try is None else duration(max(0.0, next_try - now)),
-                text(item, "message"),
-            ]
-        )
-    yield from table(items, ("driver", "item", "state", "for", "tries", "next in", "message"))
-
-
 _LINES = {
     None: _summary,
     "ports": _ports,
@@ -200,5 +179,5 @@ _LINES = {
     "networks": _networks,
     "routers": router_lines,
     "flows": _flows,
-    "problems": _problems,
+    "problems": problem_lines,
 }

@@ -531,14 +531,15 @@ class Reconciler:
             text += f": {cause.status.message}"
         elif required.driver in self._unread:
             text += f": {required.driver} cannot be read"
-        self._hold(ref, text, present=present)
+        self._hold(ref, text, present=present, required=required)
 
-    def _hold(self, ref: ItemRef, text: str, *, present: bool) -> None:
+    def _hold(self, ref: ItemRef, text: str, *, present: bool, required: ItemRef | None = None) -> None:
         """Note that *ref* waits for others, and follows as soon as these are done."""
         before = self._open.get(ref)
         since = before.status.since if before is not None else self._now()
         attempts = before.status.attempts if before is not None else 0
-        self._open[ref] = _Open(ObjectStatus(ItemState.BLOCKED, text, since, attempts), self._monotonic(), present)
+        status = ObjectStatus(ItemState.BLOCKED, text, since, attempts, waits_for=required)
+        self._open[ref] = _Open(status, self._monotonic(), present)
 
     def _drift(self, ref: ItemRef, actual: Value | None) -> None:
         text = f"was changed by somebody else: {_difference_text(self._desired.value(ref), actual)}"

@@ -28,13 +28,26 @@ class ItemState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ObjectStatus:
-    """An item that is not done: why, since when, how often it was tried, and when it is next."""
+    """An item that is not done: why, since when, how often it was tried, and when it is next.
+
+    One that is blocked ``waits_for`` another, if it is one alone.
+    """
 
     state: ItemState
     message: str
     since: float
     attempts: int = 0
     next_try_at: float | None = None
+    waits_for: ItemRef | None = None
+
+
+def cause_of(ref: ItemRef, unfinished: Mapping[ItemRef, ObjectStatus]) -> ItemRef:
+    """Return what *ref*, one of *unfinished*, waits for in the end: itself, or the last of those that wait before."""
+    seen = {ref}
+    while (required := unfinished[ref].waits_for) is not None and required in unfinished and required not in seen:
+        seen.add(required)
+        ref = required
+    return ref
 
 
 @dataclass(frozen=True, slots=True)

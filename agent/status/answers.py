@@ -211,4 +211,7 @@ def _object_status(status: ObjectStatus) -> Json:
         "since": status.since,
         "attempts": status.attempts,
         "next_try_at": status.next_try_at,
+        "waits_for": None
+        if status.waits_for is None
+        else {"driver": status.waits_for.driver, "key": status.waits_for.key},
     }

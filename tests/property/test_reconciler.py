@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from agent.core.errors import ApplyError
 from agent.core.plan import Group, ItemRef, ObjectId, Plan
 from agent.core.reconciler import Reconciler
-from agent.core.report import ItemState
+from agent.core.report import ItemState, cause_of
 from agent.core.retry import Backoff
 from tests.fakes.drivers import Crash, FakeDriver, FakeSlicedDriver, Fuse
 from tests.golden.host_states import Clock
@@ -237,7 +237,9 @@ def test_an_item_is_blocked_while_what_it_requires_has_failed_and_follows_at_onc
     plan = Plan({ObjectId("p"): Group(ObjectId("p"), items, gate)})
     report = host.run(plan)
     assert host.flows.items == {}
-    assert report.unfinished[ItemRef("flows", "open")].state is ItemState.BLOCKED
+    blocked = ItemRef("flows", "open")
+    assert report.unfinished[blocked].state is ItemState.BLOCKED
+    assert cause_of(blocked, report.unfinished) == report.unfinished[blocked].waits_for == ItemRef("links", "filter")
     host.settle(plan)
     check_end(host, plan)
 

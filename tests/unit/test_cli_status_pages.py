@@ -138,7 +138,26 @@ def test_problems_say_who_must_act(hostplane: Hostplane, source: FakeSource) -> 
     lines = hostplane("status", "problems")
     assert lines[0] == "1 objects cannot be served as the store wants, 1 items are not done"
     assert lines[2].split() == ["network:n1", "physnet", "operator", "it", "is", "mapped", "to", "no", "bridge"]
-    assert lines[4].split() == ["ovs", "port/hp-vxlan", "error", "1", "min", "3", "4.0", "s", "device", "busy"]
+    assert lines[4].split() == ["ovs", "port/hp-vxlan", "error", "1", "min", "3", "4.0", "s", "-", "device", "busy"]
+
+
+def test_what_waits_for_one_failure_is_counted_and_not_listed(hostplane: Hostplane, source: FakeSource) -> None:
+    assert source.current.last_pass is not None
+    failed, device, flow = ItemRef("netns", "qrouter-r"), ItemRef("links", "qg-1"), ItemRef("flows", "table=0")
+    error = ObjectStatus(ItemState.ERROR, "it is somebody else's", since=1940.0, attempts=3)
+    unfinished = {
+        failed: error,
+        device: ObjectStatus(ItemState.BLOCKED, "waits for netns", since=1940.0, waits_for=failed),
+        flow: ObjectStatus(ItemState.BLOCKED, "waits for links", since=1940.0, waits_for=device),
+        ItemRef("flows", "table=1"): ObjectStatus(ItemState.BLOCKED, "waits for what goes first", since=1940.0),
+    }
+    source.current = replace(source.current, last_pass=replace(source.current.last_pass, unfinished=unfinished))
+    lines = hostplane("status", "problems")
+    assert lines[0].endswith(" 4 items are not done")
+    assert sorted(line.split()[0] for line in lines[-2:]) == ["flows", "netns"]
+    row = next(line for line in lines if line.startswith("netns"))
+    assert row.endswith("2        it is somebody else's")
+    assert not any(line.startswith("links") for line in lines)
 
 
 def test_a_plan_shows_what_would_change(hostplane: Hostplane, source: FakeSource) -> None:

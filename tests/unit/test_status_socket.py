@@ -131,6 +131,7 @@ def test_problems_say_who_must_act_and_what_is_tried_again(source, path):
             "since": 1989.0,
             "attempts": 3,
             "next_try_at": 2001.0,
+            "waits_for": None,
         }
     ]
 
