@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Who has the gateways, over time: sessions as Open vSwitch reports them, and how long they are believed.
 
-A gateway goes at once and comes back slowly: a host whose gateways were not usable
-holds back for ``hold_down`` seconds, told to everybody by ``bfd:cpath_down``, and
-without preemption for as long as another gateway of its routers forwards.
+A gateway goes at once and comes back slowly: a host whose gateways were not usable,
+or that heard nobody, holds back for ``hold_down`` seconds, told to everybody by
+``bfd:cpath_down``, and without preemption for as long as another gateway of its routers
+forwards.  Nothing waits for that while no other gateway is usable (``choose``).
 
 While the gateway before still lives, nothing need be lost: the next one opens at once,
 who sends to it moves ``SETTLE`` later, and the one before forwards what still reaches
@@ -58,18 +59,22 @@ class Reason(StrEnum):
     STARTING = "the host has not converged yet"
     DRAINED = "the host is drained"
     UPLINK = "the external uplink is lost"
+    CUT_OFF = "none of the hosts that it watches is heard"
+    UNHEARD = "none of the hosts that it watches has been heard yet"
     HELD = "it was unusable a moment ago"
     BEHIND = "another gateway is in use, and preemption is off"
 
 
+_USABLE: Final = frozenset({Reason.NONE, Reason.UNHEARD})  # whoever hears this host may use its gateways
+
+
 @dataclass(frozen=True, slots=True)
 class GatewayReport:
-    """What the last decision was and what it was made from; ``alone``: no peer is heard, so others work."""
+    """What the last decision was and what it was made from."""
 
     state: GatewayState = field(default_factory=GatewayState)
     reason: Reason = Reason.NONE
     detail: str = ""
-    alone: bool = False
     sessions: Sessions = field(default_factory=lambda: MappingProxyType({}))
     failovers: int = 0
     conflicts: int = 0
@@ -77,8 +82,6 @@ class GatewayReport:
     @property
     def why_not(self) -> str:
         """Why gateways of this host are not to be used, "" if they are."""
-        if self.reason is Reason.NONE:
-            return "none of the hosts that it watches is heard" if self.alone else ""
         return f"{self.reason.value}: {self.detail}" if self.detail else self.reason.value
 
 
@@ -107,8 +110,10 @@ class Gateways:
         self._moving: dict[RouterId, tuple[HostName | None, float]] = {}  # where to, and when
         self._lingering: dict[RouterId, float] = {}  # until when
         self._members: dict[NetworkId, tuple[Mapping[EndpointId, Endpoint], frozenset[HostName]]] = {}
+        self._used: dict[RouterId, HostName] = {}  # the last host that was used, even if there is none now
         self._due: float | None = None
         self._flows_lost = False
+        self._heard = False  # somebody, since there has been anybody to hear
         self._clock = clock
         self._since: dict[RouterId | HostName, tuple[object, float]] = {}
 
@@ -184,15 +189,18 @@ class Gateways:
         names = self._peers(routers.values(), snapshot)
         sessions = {name: view.sessions.get(naming.peer_port_name(name)) for name in sorted(names)}
         known = {name: session for name, session in sessions.items() if session is not None}
-        reason, detail = self._why_not(routers.values(), snapshot, view, known, now, converged=converged)
-        unheard = bool(names) and not any(session.up for session in known.values())
-        usable = reason is Reason.NONE
+        heard = any(session.up for session in known.values())
+        self._heard = bool(names) and (self._heard or heard)
+        unheard = bool(names) and not heard
+        lonely = {id_ for id_, router in routers.items() if unheard and has_witness(self._own, router, names)}
+        mine = {id_: router for id_, router in routers.items() if self._own in gateway_order(router)}
+        cut_off = not lonely.isdisjoint(mine)
+        reason, detail = self._why_not(mine.values(), snapshot, view, known, now, converged=converged, cut_off=cut_off)
+        usable = reason in _USABLE
         hosts: dict[RouterId, HostName | None] = {}
         active: set[RouterId] = set()
-        cut_off = False
         for id_, router in routers.items():
-            alone = unheard and has_witness(self._own, router, names)
-            cut_off |= alone and self._own in gateway_order(router)
+            alone = id_ in lonely
             chosen = choose(router, Sight(self._own, known, usable, alone))
             hosts[id_] = self._settled(id_, chosen, known, alone=alone, now=now)
             if hosts[id_] == self._own or self._lingers(id_, hosts[id_], alone=alone, now=now):
@@ -201,9 +209,8 @@ class Gateways:
         peers = tuple(Peer(name, interval) for name in sessions)
         state = GatewayState(hosts, frozenset(active), peers, path_down=not usable)
         last = self._report.state.hosts
-        orders = [gateway_order(router) for id_, router in routers.items() if last.get(id_) == self._own]
-        conflicts = self._healed([order for order in orders if self._own in order], sessions)
-        state = self._publish(state, reason, detail, sessions, conflicts, alone=cut_off)
+        conflicts = self._healed([gateway_order(mine[id_]) for id_ in mine if last.get(id_) == self._own], sessions)
+        state = self._publish(state, reason, detail, sessions, conflicts)
         self._note_times(
             {
                 **{id_: (state.hosts.get(id_), id_ in state.active) for id_ in snapshot.routers},
@@ -213,21 +220,21 @@ class Gateways:
         return state
 
     def _publish(
-        self, state: GatewayState, reason: Reason, detail: str, sessions: Sessions, conflicts: int, *, alone: bool
+        self, state: GatewayState, reason: Reason, detail: str, sessions: Sessions, conflicts: int
     ) -> GatewayState:
         last = self._report
         if state == last.state:
             state = last.state
-        moved = sum(
-            1 for id_, host in state.hosts.items() if last.state.hosts.get(id_) not in (None, host) and host is not None
-        )
+        used = {id_: host for id_, host in state.hosts.items() if host is not None}
+        moved = sum(self._used.get(id_, host) != host for id_, host in used.items())
+        self._used = {id_: host for id_, host in (self._used | used).items() if id_ in state.hosts}
         for id_, host in state.hosts.items():
             if id_ in last.state.hosts and last.state.hosts[id_] != host:
                 LOG.info("router %s: gateway %s instead of %s", id_, host or "nowhere", last.state.hosts[id_])
         if conflicts:
             LOG.warning("gateways could not see each other and were active twice: %d", conflicts)
         failovers = last.failovers + moved
-        self._report = GatewayReport(state, reason, detail, alone, sessions, failovers, last.conflicts + conflicts)
+        self._report = GatewayReport(state, reason, detail, sessions, failovers, last.conflicts + conflicts)
         return state
 
     def _note_times(self, values: Mapping[RouterId | HostName, object]) -> None:
@@ -287,16 +294,16 @@ class Gateways:
 
     def _why_not(
         self,
-        routers: Collection[Router],
+        mine: Collection[Router],
         snapshot: HostSnapshot,
         view: SwitchView,
         sessions: Mapping[HostName, BfdSession],
         now: float,
         *,
         converged: bool,
+        cut_off: bool,
     ) -> tuple[Reason, str]:
-        """Return why gateways here are not to be used, and what exactly."""
-        mine = [router for router in routers if self._own in gateway_order(router)]
+        """Return why the gateways here, of the routers *mine*, are not to be used, and what exactly."""
         host = snapshot.hosts.get(self._own)
         lost = self._lost_uplink(mine, snapshot, view)
         if self._ready_since is None and not converged:
@@ -305,6 +312,10 @@ class Gateways:
             reason, detail = Reason.DRAINED, ""
         elif lost:
             reason, detail = Reason.UPLINK, lost
+        elif cut_off and (self._heard or self._ready_since is None):
+            reason, detail = Reason.CUT_OFF, ""
+        elif cut_off:  # these sessions have only been made
+            return Reason.UNHEARD, ""
         else:
             return self._held_back(mine, sessions, now)
         self._ready_since = None
@@ -313,10 +324,12 @@ class Gateways:
     def _held_back(
         self, mine: Collection[Router], sessions: Mapping[HostName, BfdSession], now: float
     ) -> tuple[Reason, str]:
-        was_usable = self._report.reason is Reason.NONE and self._ready_since is not None
+        was_usable = self._report.reason in _USABLE and self._ready_since is not None
         if self._ready_since is None:
             self._ready_since = now
         until = self._ready_since + self._hold_down
+        if not was_usable and self._is_behind_held(mine, sessions):
+            until += self._hold_down
         if now < until:
             self._wait_until(until)
             return Reason.HELD, f"for {until - now:.1f} s more"
@@ -326,6 +339,16 @@ class Gateways:
             if ahead is not None:
                 return Reason.BEHIND, f"host {ahead}"
         return Reason.NONE, ""
+
+    def _is_behind_held(self, mine: Collection[Router], sessions: Mapping[HostName, BfdSession]) -> bool:
+        """Tell whether a preferred gateway lives and is not usable either.
+
+        After a start of all hosts, or an outage of the underlay, it has the gateway and its
+        hold-down ends at about the same time: with the later one nothing moves.
+        """
+        orders = (gateway_order(router) for router in mine)
+        ahead = {name for order in orders for name in order[: order.index(self._own)]}
+        return any(each.up and not each.forwarding for name, each in sessions.items() if name in ahead)
 
     def _lost_uplink(self, mine: Collection[Router], snapshot: HostSnapshot, view: SwitchView) -> str:
         """Return what external network this host cannot reach any more, "" if none."""

@@ -147,6 +147,58 @@ def test_a_gateway_that_hears_nobody_is_silent_at_once() -> None:
     assert seen.gateways.report.why_not == "none of the hosts that it watches is heard"
 
 
+def test_a_gateway_that_was_cut_off_is_held_back_from_when_it_hears_somebody_again() -> None:
+    seen = Seen(G1)
+    seen.settled({G2: FORWARDING, A: FORWARDING})
+    for later in (1, HOLD):
+        assert seen.at(later, {G2: DOWN, A: DOWN}).path_down
+        assert seen.gateways.report.reason is Reason.CUT_OFF
+    state = seen.at(1, {G2: DOWN, A: FORWARDING})
+    assert (state.path_down, state.active, seen.gateways.report.reason) == (True, frozenset({EDGE}), Reason.HELD)
+    state = seen.at(1, {G2: FORWARDING, A: FORWARDING})
+    assert (state.path_down, state.hosts) == (True, {EDGE: G1})  # who sends to it moves first
+    state = seen.at(SETTLE, {G2: FORWARDING, A: FORWARDING})
+    assert (state.path_down, state.hosts) == (True, {EDGE: G2})
+    state = seen.at(HOLD - 1 - SETTLE, {G2: FORWARDING, A: FORWARDING})
+    assert (state.path_down, state.hosts) == (False, {EDGE: G1})
+
+
+def test_a_gateway_whose_sessions_are_new_is_silent_but_not_held_back() -> None:
+    """The first router of a host needs sessions: until there are any, nobody has been lost."""
+    seen = Seen(G1, members=())
+    seen.edge = router((G1,))
+    seen.settled({})
+    seen.edge, seen.members = router(), (A,)
+    for sessions in ({}, {G2: DOWN, A: DOWN}):
+        state = seen.at(1, sessions)
+        assert (state.path_down, state.active) == (False, frozenset())
+        assert seen.gateways.report.why_not == "none of the hosts that it watches has been heard yet"
+    assert seen.at(1, {G2: DOWN, A: FORWARDING}).active == {EDGE}
+    assert not seen.gateways.report.why_not
+
+
+def test_after_a_start_of_all_hosts_the_gateway_does_not_move_when_they_are_held_back_no_longer() -> None:
+    """The first one has it all the time, though it is the last whose hold-down ends."""
+    seen = Seen(G2)
+    assert seen.at(0, {G1: DOWN, A: DOWN}, converged=False).path_down
+    assert seen.at(1, {G1: DOWN, A: DOWN}).path_down
+    assert seen.at(1, {G1: UP, A: FORWARDING}).hosts == {EDGE: G1}
+    state = seen.at(HOLD, {G1: UP, A: FORWARDING})
+    assert (state.path_down, state.hosts, seen.gateways.report.reason) == (True, {EDGE: G1}, Reason.HELD)
+    state = seen.at(0.1, {G1: FORWARDING, A: FORWARDING})
+    assert (state.path_down, state.hosts, seen.gateways.report.failovers) == (False, {EDGE: G1}, 0)
+
+
+def test_a_drained_host_is_not_waited_for_longer_than_a_second_hold_down() -> None:
+    seen = Seen(G2)
+    seen.at(0, {G1: UP, A: FORWARDING}, converged=False)
+    seen.at(1, {G1: UP, A: FORWARDING})
+    assert seen.at(HOLD, {G1: UP, A: FORWARDING}).path_down
+    state = seen.at(HOLD, {G1: UP, A: FORWARDING})
+    assert (state.path_down, state.hosts) == (False, {EDGE: G2})
+    assert not seen.at(1, {G1: UP, A: FORWARDING}).path_down
+
+
 def test_of_two_hosts_alone_the_one_that_is_left_takes_over() -> None:
     """Nobody else could tell it that it is cut off."""
     seen = Seen(G2, members=(G1, G2))
@@ -242,6 +294,16 @@ def test_who_was_dead_and_held_back_is_no_conflict() -> None:
     for session in (DOWN, UP, FORWARDING, FORWARDING):
         seen.at(1, {G1: session, A: FORWARDING})
     assert (seen.gateways.report.conflicts, seen.gateways.report.failovers) == (0, 2)
+
+
+def test_a_failover_counts_even_if_there_was_no_gateway_in_between() -> None:
+    seen = Seen(G1)
+    seen.settled({G2: FORWARDING, A: FORWARDING})
+    before = seen.gateways.report.failovers
+    assert seen.at(1, {G2: DOWN, A: DOWN}).hosts == {EDGE: None}
+    assert seen.gateways.report.failovers == before
+    assert seen.at(1, {G2: FORWARDING, A: FORWARDING}).hosts == {EDGE: G2}
+    assert seen.gateways.report.failovers == before + 1
 
 
 def test_what_has_not_changed_is_the_same_object() -> None:
