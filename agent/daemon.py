@@ -43,6 +43,7 @@ from agent.planner import NUMBERED_DRIVERS, Planning
 from agent.port_states import NOT_FOR_PORTS, PortFacts, concerned, first_by_object, is_news, port_states
 from agent.read_back import ReadBack, made_anew
 from agent.responding import Responding
+from agent.router_states import RouterFacts, router_states, unfinished_routers
 from agent.status.sdnotify import Heartbeat
 from agent.status.source import readiness
 from agent.status_reporter import HostReport, StatusReporter
@@ -356,7 +357,7 @@ class Daemon:
             self._ports = port_states(facts, before, time.time(), self._facts_then)
         self._facts_then = facts
         urgent = is_news(self._ports, before) or self._done_with is None or self._others_changed(snapshot)
-        routers = parts.gateways.told(snapshot, self._unfinished_routers(report)) if snapshot.routers else {}
+        routers = self._router_states(report, snapshot, view, facts.problems)
         urgent |= routers != self._routers
         self._routers = routers
         self._publish(report, view, snapshot)
@@ -385,14 +386,15 @@ class Daemon:
         found = (owner(ref) for ref in report.unfinished if ref.driver == "flows")
         return frozenset(object_id for object_id in found if object_id is not None)
 
-    def _unfinished_routers(self, report: PassReport) -> dict[RouterId, str]:
-        """Return what of routers is not in place, the first of each."""
-        found: dict[RouterId, str] = {}
-        for ref, status in report.unfinished.items():
-            noun, _, rest = str(self._parts.reconciler.desired.owner(ref) or "").partition(":")
-            if noun == "router":
-                found.setdefault(RouterId(rest.partition("/")[0]), f"{ref.driver}: {status.message}")
-        return found
+    def _router_states(
+        self, report: PassReport, snapshot: HostSnapshot, view: SwitchView, problems: Mapping[str, str]
+    ) -> Mapping[RouterId, RouterState]:
+        if not snapshot.routers:
+            return {}
+        unfinished = unfinished_routers(report.unfinished, self._parts.reconciler.desired.owner, snapshot)
+        gateways = self._parts.gateways.report
+        facts = RouterFacts(snapshot, self._plan, view, gateways.state, gateways.why_not, unfinished, problems)
+        return router_states(facts, self._routers, time.time())
 
     def _facts(self, report: PassReport, snapshot: HostSnapshot, view: SwitchView) -> PortFacts:
         reconciler = self._parts.reconciler

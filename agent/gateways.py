@@ -35,7 +35,6 @@ from agent.core.model import (
     SwitchView,
 )
 from agent.core.plan import Key, Value
-from agent.core.report import RouterState
 from agent.core.router_report import RoutersReport, RouterStatus, SessionState, WatchedHost
 from agent.l2.settings import LocalSettings
 from agent.l3.gateways import Sight, choose, gateway_order, has_witness, peers_of, session_interval
@@ -149,24 +148,6 @@ class Gateways:
             for host, session in report.sessions.items()
         )
         return RoutersReport(routers, hosts, report.why_not, report.failovers, report.conflicts)
-
-    def told(self, snapshot: HostSnapshot, unfinished: Mapping[RouterId, str]) -> dict[RouterId, RouterState]:
-        """Return what the store is told of the routers that this host may be the gateway of.
-
-        *unfinished* says of routers what of them does not work here.
-        """
-        state, why_not = self._report.state, self._report.why_not
-        told: dict[RouterId, RouterState] = {}
-        for id_, router in snapshot.routers.items():
-            if self._own not in router.gateway_hosts:
-                continue
-            active, host = id_ in state.active, state.hosts.get(id_)
-            other = f"host {host} has the gateway" if host not in (None, self._own) else "nobody has the gateway"
-            reason = unfinished.get(id_, "") if active else "; ".join(filter(None, (other, why_not)))
-            if not router.admin_state_up:
-                reason = "the router is administratively down"
-            told[id_] = RouterState(id_, active, reason, self._since[id_][1] if id_ in self._since else self._clock())
-        return told
 
     def adopt(self, items: Mapping[Key, Value]) -> None:
         """Go on where an earlier process ended: what it told the peers still holds (*items* of driver ``ovs``)."""

@@ -29,7 +29,7 @@ RETRY = 1.0  # seconds after a write that failed
 
 @dataclass(frozen=True, slots=True)
 class HostReport:
-    """What is to be said: all ports of this host, routers that it may be the gateway of, and the revision in place."""
+    """What is to be said: all ports of this host, the routers that it needs, and the revision in place."""
 
     ports: Mapping[PortId, PortState] = field(default_factory=dict)
     generation: str = ""

@@ -28,7 +28,7 @@ def _shown(record: RouterRecord) -> Row:
         [[i.subnet_name, i.address, i.mac_address, i.port] for i in record.interfaces], _INTERFACE
     )
     row["routes"] = [f"{route.destination} via {route.nexthop}" for route in record.routes]
-    row["status"] = table([[s.host, s.active, _time(s.since), s.reason] for s in record.status], _STATUS)
+    row["status"] = table([[s.host, s.active, s.ready, _time(s.since), s.reason] for s in record.status], _STATUS)
     return row
 
 
@@ -41,7 +41,7 @@ def _time(since: float) -> str:
 
 
 _INTERFACE = ("subnet", "address", "mac_address", "port")
-_STATUS = ("host", "active", "since", "reason")
+_STATUS = ("host", "active", "ready", "since", "reason")
 
 VERBS: Verbs[RouterFields, RouterRecord] = Verbs(
     noun=ROUTER,

@@ -14,13 +14,13 @@ from agent.store.records import Written
 from agent.store.writer import Writer
 
 DEFAULT_WAIT = 30.0  # seconds
-MOST_NAMED = 20  # ports that failed of one change
+MOST_NAMED = 20  # ports, and routers, that failed of one change
 R = TypeVar("R")
 
 
 def add_wait(parser: argparse.ArgumentParser) -> None:
     """Add ``--wait`` and ``--wait-timeout``."""
-    text = "return when the hosts concerned have applied it (exit 3: objects failed, 4: hosts did not answer)"
+    text = "return when the hosts concerned have applied it and its routers work (exit 3: objects failed, 4: no answer)"
     parser.add_argument("--wait", action="store_true", help=text)
     text = f"how long --wait waits ({DEFAULT_WAIT:g})"
     parser.add_argument("--wait-timeout", type=seconds, default=DEFAULT_WAIT, metavar="SECONDS", help=text)
@@ -39,6 +39,11 @@ def wait(args: argparse.Namespace, writer: Writer, written: Sequence[Written[R]]
             complain(f"port {failure.name or failure.id}: {state} {failure.host}: {failure.reason}")
         if len(applied.failures) > MOST_NAMED:
             complain(f"and {len(applied.failures) - MOST_NAMED} ports more")
+        for router in applied.router_failures[:MOST_NAMED]:
+            state = "not ready on" if not router.ready else "ready, but not as it should be, on"
+            complain(f"router {router.name or router.id}: {state} {router.host}: {router.reason}")
+        if len(applied.router_failures) > MOST_NAMED:
+            complain(f"and {len(applied.router_failures) - MOST_NAMED} routers more")
         for host in applied.missing:
             complain(f"host {host}: did not apply revision {applied.revision} within {args.wait_timeout:g} s")
         statuses.append(applied.exit_status)

@@ -108,13 +108,15 @@ class PortState:
 
 @dataclass(frozen=True, slots=True)
 class RouterState:
-    """A router that this host is a gateway host of: whether its gateway works here, why not, since when (Unix seconds).
+    """A router that this host needs: whether its gateway works here, and whether all of it that should be here is.
 
-    One that is active has a ``reason`` if not all of it works.
+    One that is not ready has the ``reason``.  Else that says what is left out of it, or of a
+    gateway host who is active instead.  ``since`` is in Unix seconds.
     """
 
     id: RouterId
     active: bool
+    ready: bool
     reason: str
     since: float
 

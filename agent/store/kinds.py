@@ -53,7 +53,7 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
     "Host": ("name", "tunnel_address", "encapsulations", "bridge_mappings", "drain"),
     "Host_Status": ("host", "version", "generation", "applied_revision", "heartbeat"),
     "Port_Status": ("port", "host", "up", "reason", "since"),
-    "Router_Status": ("router", "host", "active", "reason", "since"),
+    "Router_Status": ("router", "host", "active", "ready", "reason", "since"),
 }  # fmt: skip
 
 

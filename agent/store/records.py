@@ -256,9 +256,9 @@ class Written(Generic[R_co]):
 
     ``result`` is the object as written (for a deletion, as it was).  ``revision`` is
     the store's revision with this call in it; a call that changed nothing has the
-    present one and ``changed`` False.  ``networks``, ``ports`` and ``groups`` (security
-    groups; ids) are what it touched, or would have, and ``hosts`` those that it concerns
-    besides the hosts with ports on these networks or in these groups: what
+    present one and ``changed`` False.  ``networks``, ``ports``, ``groups`` (security
+    groups) and ``routers`` (ids) are what it touched, or would have, and ``hosts`` those that it
+    concerns besides the hosts with ports on these networks or in these groups: what
     ``Writer.wait_applied`` waits for.
     """
 
@@ -270,6 +270,7 @@ class Written(Generic[R_co]):
     ports: frozenset[str] = frozenset()
     hosts: frozenset[str] = frozenset()
     groups: frozenset[str] = frozenset()
+    routers: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,15 +285,27 @@ class PortFailure(PlainRecord):
 
 
 @dataclass(frozen=True, slots=True)
+class RouterFailure(PlainRecord):
+    """A router that is not ready on a host, or whose gateway leaves something out there, and why."""
+
+    id: str
+    name: str
+    host: str
+    reason: str
+    ready: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Applied(PlainRecord):
-    """How far the concerned hosts are: those that applied, ports that failed there, hosts that did not answer."""
+    """How far the concerned hosts are: those that applied, ports and routers that failed, hosts that did not answer."""
 
     revision: int
     hosts: tuple[str, ...]
     failures: tuple[PortFailure, ...] = ()
     missing: tuple[str, ...] = ()
+    router_failures: tuple[RouterFailure, ...] = ()
 
     @property
     def exit_status(self) -> int:
         """Return 0 for applied, 3 for applied with failures, 4 when hosts did not answer."""
-        return 4 if self.missing else 3 if self.failures else 0
+        return 4 if self.missing else 3 if self.failures or self.router_failures else 0

@@ -26,10 +26,14 @@ class RouterInterfaceRecord(PlainRecord):
 
 @dataclass(frozen=True, slots=True)
 class RouterStatusRecord(PlainRecord):
-    """What a host says of a router: whether the gateway is active there; ``since`` is in Unix seconds."""
+    """What a host says of a router: whether the gateway is active there, and all of the router that should be is.
+
+    ``ready`` is None where an agent of before 1.4 runs; ``since`` is in Unix seconds.
+    """
 
     host: str
     active: bool
+    ready: bool | None
     reason: str
     since: float
 

@@ -128,11 +128,17 @@ class StatusWriter:
             if row is None:
                 row = txn.insert(table)
                 row.router, row.host = router, self._host
-            elif (rows.one(row, "active"), rows.one(row, "reason")) == (state.active, state.reason):
+            elif _said(row) == (state.active, state.ready, state.reason):
                 continue
-            row.active, row.reason, row.since = state.active, state.reason, int(state.since * 1000)
+            row.active, row.ready, row.reason = state.active, [state.ready], state.reason
+            row.since = int(state.since * 1000)
         for row in present.values():
             row.delete()
+
+
+def _said(row: Any) -> tuple[object, ...]:
+    """Return what a Router_Status row says; if something else is to be said, that is news."""
+    return rows.one(row, "active"), rows.optional(row, "ready"), rows.one(row, "reason")
 
 
 def _same_host(row: Any, host: Host) -> bool:

@@ -12,7 +12,7 @@ field), StoreError when the store is away or refuses.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TypeVar
 
 from agent.store import (
@@ -295,20 +295,24 @@ class Writer(RouterCalls):
         return self.write(lambda session: writer_kinds.set_options(session, options))
 
     def wait_applied(self, written: Written[R], timeout: float = writer_wait.DEFAULT_TIMEOUT) -> Applied:
-        """Wait up to *timeout* seconds until the hosts that a write concerns have applied it."""
+        """Wait up to *timeout* seconds until the hosts that a write concerns have applied it, and routers are ready."""
         hosts = self.read(lambda view: writer_wait.concerned_hosts(view, written))
         ports = self.read(lambda view: writer_wait.concerned_ports(view, written))
-        return self.wait_revision(written.revision, hosts, ports, timeout)
+        return self.wait_revision(written.revision, hosts, ports, written.routers, timeout)
 
     def wait_revision(
         self,
         revision: int,
-        hosts: Sequence[str] | frozenset[str],
-        ports: Sequence[str] | frozenset[str] = (),
+        hosts: Collection[str],
+        ports: Collection[str] = (),
+        routers: Collection[str] = (),
         timeout: float = writer_wait.DEFAULT_TIMEOUT,
     ) -> Applied:
-        """Wait up to *timeout* seconds until *hosts* have applied *revision*; look at *ports* (ids) then."""
-        return writer_wait.wait_applied(self._api, self._address, revision, hosts, ports, timeout)
+        """Wait up to *timeout* seconds until *hosts* have applied *revision* and *routers* (ids) are ready there.
+
+        *ports* (ids) are looked at then.
+        """
+        return writer_wait.wait_applied(self._api, self._address, revision, hosts, ports, routers, timeout)
 
     def difference(self, document: Document, set_name: str | None = None, prune: bool = False) -> tuple[Change, ...]:
         """Return what ``apply`` would change, and write nothing."""

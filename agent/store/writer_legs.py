@@ -73,7 +73,8 @@ def touch(session: Session, router: Row) -> None:
 
 
 def touch_hosts(session: Session, router: Row) -> None:
-    """Note the gateway hosts of *router*, as far as they have ever reported."""
+    """Note *router*, and its gateway hosts as far as they have ever reported."""
+    session.touched_routers.add(str(router.uuid))
     session.touched_hosts.update(host for host in router.hosts if session.named("host", host))
 
 

@@ -62,7 +62,7 @@ def _status(view: View, row: Row) -> tuple[RouterStatusRecord, ...]:
     """Return what hosts say, gateway hosts first and in their order."""
     places = {host: place for place, host in row.gateway_hosts.items()}
     reports = sorted(view.router_status(str(row.uuid)), key=lambda s: (places.get(s.host, len(places)), s.host))
-    return tuple(RouterStatusRecord(s.host, s.active, s.reason, s.since / 1000) for s in reports)
+    return tuple(RouterStatusRecord(s.host, s.active, optional(s.ready), s.reason, s.since / 1000) for s in reports)
 
 
 def floating_ip_record(view: View, row: Row) -> FloatingIpRecord:

@@ -55,8 +55,8 @@ class Session(View):
 
     ``attempt`` counts the earlier builds of this call that the server refused, so
     that a lost race is not lost again with the same candidate.  The ``touched`` sets
-    collect what the call concerns: ids of networks, ports and security groups, names of
-    hosts.  ``made_besides`` are objects that nobody asked for by name.
+    collect what the call concerns: ids of networks, ports, security groups and routers,
+    names of hosts.  ``made_besides`` are objects that nobody asked for by name.
     """
 
     def __init__(self, tables: Mapping[str, Any], txn: ovs_idl.Transaction, attempt: int, rng: random.Random) -> None:
@@ -69,6 +69,7 @@ class Session(View):
         self.touched_ports: set[str] = set()
         self.touched_hosts: set[str] = set()
         self.touched_groups: set[str] = set()
+        self.touched_routers: set[str] = set()
         self.made_besides: list[Change] = []
         self._hidden: set[uuid.UUID] = set()
         self._used: dict[uuid.UUID, set[str]] | None = None

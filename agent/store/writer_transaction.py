@@ -70,6 +70,7 @@ class _Call(command.BaseCommand, Generic[R]):
             ports=frozenset(self._session.touched_ports),
             hosts=frozenset(self._session.touched_hosts),
             groups=frozenset(self._session.touched_groups),
+            routers=frozenset(self._session.touched_routers),
         )
 
 

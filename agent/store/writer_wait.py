@@ -3,7 +3,9 @@
 
 A host has applied revision N when ``Host_Status.applied_revision`` is N or more in
 the same generation.  That says that everything was tried, not that everything
-worked: a port that did not stands in ``Port_Status``.
+worked: a port that did not stands in ``Port_Status``.  A router comes in steps (the switch
+numbers its devices, gateways find each other), so it is waited for until ``Router_Status``
+says that it is ready.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import uuid
 from collections.abc import Collection
 
 from agent.store.connection import StoreBackend
-from agent.store.records import Applied, PortFailure, Written
+from agent.store.records import Applied, PortFailure, RouterFailure, Written
 from agent.store.writer_transaction import read
 from agent.store.writer_view import Row, View, atoms, label, scalar
 
@@ -55,23 +57,37 @@ def _ports_of(view: View, written: Written[object]) -> list[Row]:
 
 
 def wait_applied(
-    api: StoreBackend, address: str, revision: int, hosts: Collection[str], ports: Collection[str], timeout: float
+    api: StoreBackend,
+    address: str,
+    revision: int,
+    hosts: Collection[str],
+    ports: Collection[str],
+    routers: Collection[str],
+    timeout: float,
 ) -> Applied:
-    """Wait up to *timeout* seconds for *hosts* to apply *revision*; tell which *ports* failed there.
+    """Wait up to *timeout* seconds for *hosts* to apply *revision* and have *routers*; tell which *ports* failed.
 
     Raises StoreError when the store itself does not answer.
     """
     deadline = time.monotonic() + timeout
     while True:
         api.replica.changed.clear()
-        missing = read(api, address, lambda view: _missing(view, revision, hosts))
+        missing, unready = read(api, address, lambda view: _awaited(view, revision, hosts, routers))
         left = deadline - time.monotonic()
-        if not missing or left <= 0:
+        if not (missing or any(not router.ready for router in unready)) or left <= 0:
             break
         api.replica.changed.wait(left)
     answered = frozenset(hosts) - frozenset(missing)
     failures = read(api, address, lambda view: _failures(view, ports, answered))
-    return Applied(revision, tuple(sorted(hosts)), tuple(failures), tuple(missing))
+    return Applied(revision, tuple(sorted(hosts)), tuple(failures), tuple(missing), tuple(unready))
+
+
+def _awaited(
+    view: View, revision: int, hosts: Collection[str], routers: Collection[str]
+) -> tuple[list[str], list[RouterFailure]]:
+    """Return the hosts that have not applied *revision*, and what of *routers* does not work on the others."""
+    missing = _missing(view, revision, hosts)
+    return missing, _router_failures(view, routers, frozenset(hosts) - frozenset(missing))
 
 
 def _missing(view: View, revision: int, hosts: Collection[str]) -> list[str]:
@@ -83,6 +99,22 @@ def _missing(view: View, revision: int, hosts: Collection[str]) -> list[str]:
         if status.applied_revision >= revision and generation in status.generation
     }
     return sorted(set(hosts) - there)
+
+
+def _router_failures(view: View, routers: Collection[str], hosts: Collection[str]) -> list[RouterFailure]:
+    """Return the routers that are not ready on one of *hosts*, or leave something out there."""
+    failures = []
+    for status in view.rows("Router_Status") if routers else ():
+        router_id = scalar(status, "router")
+        ready = scalar(status, "ready") is not False  # an agent of before 1.4 does not say
+        # Who stands by says for whom; of who is active it is something that does not work.
+        works = ready and not (status.active and status.reason)
+        if works or router_id not in routers or status.host not in hosts:
+            continue
+        router = view.row("Router", router_id)
+        if router is not None and router.admin_state_up:  # one that is to be down has not failed
+            failures.append(RouterFailure(router_id, label(router), status.host, status.reason, ready))
+    return sorted(failures, key=lambda failure: (failure.name, failure.host))
 
 
 def _failures(view: View, ports: Collection[str], hosts: Collection[str]) -> list[PortFailure]:

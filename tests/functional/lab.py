@@ -182,6 +182,11 @@ class Lab:
         done = self.writer.wait_applied(written, 30)
         assert not done.missing, done
 
+    def ready(self, written: Written[Any]) -> None:
+        """Wait until what was written works on the hosts that it concerns."""
+        done = self.writer.wait_applied(written, 30)
+        assert done.exit_status == 0, done
+
     def argv(self, place: str, *command: str) -> list[str]:
         return self.sandbox.argv(self.sandbox.resolve(place), command)
 

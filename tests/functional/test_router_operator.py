@@ -207,6 +207,34 @@ def test_a_namespace_that_was_deleted_is_made_again(lab: Lab) -> None:
     assert_all_work(lab)
 
 
+FRESH = """
+networks: {NET: {type: vxlan}}
+subnets: {NET4: {network: NET, cidr: 10.0.0.0/24, dhcp: false}}
+ports: {NET1: {network: NET, host: host1, fixed_ips: [10.0.0.11]}}
+"""
+
+
+@pytest.mark.parametrize("distributed", [False, True], ids=["centralised", "distributed"])
+def test_who_has_waited_for_a_router_and_a_floating_ip_is_answered_at_once(lab: Lab, distributed: bool) -> None:
+    net = "fd" if distributed else "fc"
+    # Addresses that nobody had before: those outside need not be told of other MAC addresses.
+    gateway, address = ("203.0.113.83", "203.0.113.84") if distributed else ("203.0.113.81", "203.0.113.82")
+    lab.bring_up(FRESH.replace("NET", net))
+    fields = RouterFields(
+        external_network="public",
+        external_fixed_ips=(FixedIpRequest(gateway),),
+        gateway_hosts=("host2", "host1"),
+        interfaces=(FixedIpRequest(subnet=f"{net}4"),),
+        distributed=distributed,
+    )
+    lab.ready(lab.writer.create_router(net, fields))
+    assert lab.ping(f"{net}1", "198.51.100.1")
+    lab.ready(lab.writer.create_floating_ip(address, FloatingIpFields(port=f"{net}1")))
+    assert lab.ping("upstream", address)
+    lab.ready(lab.writer.delete_floating_ip(address))
+    lab.ready(lab.writer.delete_router(net))
+
+
 def test_a_namespace_of_somebody_else_is_left_alone_and_only_its_router_does_not_work(lab: Lab) -> None:
     router_id = str(uuid.uuid4())
     taken = f"qrouter-{router_id}"

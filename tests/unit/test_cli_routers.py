@@ -107,7 +107,7 @@ def test_a_router_is_shown_with_what_its_hosts_say(hostplane: Hostplane, store: 
 
         def report(session) -> None:
             for host, active, reason in (("host2", False, "host1 comes before it"), ("host1", True, "")):
-                columns = {"router": router, "host": host, "active": active, "reason": reason}
+                columns = {"router": router, "host": host, "active": active, "ready": True, "reason": reason}
                 session.insert("Router_Status", None, **columns, since=1_700_000_000_000)
 
         writer.write(report)

@@ -19,14 +19,18 @@ from agent.core.model import HostName, HostSnapshot, Network, NetworkId, Network
 from agent.port_states import PortFacts, port_states
 from agent.store.document import (
     AddressGroupFields,
+    FixedIpRequest,
+    FloatingIpFields,
     HostFields,
     NetworkFields,
     PortFields,
+    PortForwardingFields,
+    RouterFields,
     RuleFields,
     SecurityGroupFields,
     SubnetFields,
 )
-from agent.store.records import PortFailure
+from agent.store.records import PortFailure, RouterFailure
 from agent.store.writer import Writer
 from agent.store.writer_wait import concerned_ports
 from tests.servers import StoreServer
@@ -71,6 +75,11 @@ class FakeAgent:
     def port(self, port_id: str, up: bool, reason: str = "") -> None:
         row = {"port": port_id, "host": self._host, "up": up, "reason": reason, "since": 1500}
         self._replace("Port_Status", [["port", "==", port_id], ["host", "==", self._host]], row)
+
+    def router(self, router_id: str, *, active: bool = False, ready: bool | None = True, reason: str = "") -> None:
+        row = {"router": router_id, "host": self._host, "active": active, "reason": reason, "since": 1}
+        row |= {} if ready is None else {"ready": ready}
+        self._replace("Router_Status", [["router", "==", router_id], ["host", "==", self._host]], row)
 
     def _replace(self, table: str, where: list[list[str]], row: dict[str, object]) -> None:
         operations = [
@@ -315,3 +324,62 @@ def test_deleting_a_group_concerns_the_hosts_where_it_was_named(writer: Writer) 
     writer.create_security_group("web", SecurityGroupFields(rules=rules))
     writer.set_port("vm2", PortFields(security_groups=("web",)))
     assert writer.wait_applied(writer.delete_security_group("db"), timeout=0).missing == ("host2",)
+
+
+@pytest.fixture
+def edge(writer: Writer) -> RouterFields:
+    """A router of network blue with its gateway on host3."""
+    writer.create_network("public", NetworkFields(type="flat", physnet="external", external=True))
+    writer.create_subnet("public4", SubnetFields(network="public", cidr="203.0.113.0/24", dhcp=False))
+    writer.create_subnet("blue4", SubnetFields(network="blue", cidr="10.0.0.0/24"))
+    interfaces = (FixedIpRequest(subnet="blue4"),)
+    return RouterFields(external_network="public", gateway_hosts=("host3",), interfaces=interfaces)
+
+
+def test_a_router_is_waited_for_until_its_hosts_say_that_it_is_ready(
+    writer: Writer, agent: Callable[[str], FakeAgent], edge: RouterFields
+) -> None:
+    written = writer.create_router("edge", edge)
+    router = written.result.id
+    gateway, instances = agent("host3"), agent("host1")
+    gateway.router(router, ready=False, reason="device hpr-1 has no OpenFlow port number yet")
+    instances.router(router)
+    for host in ("host1", "host2", "host3"):  # host2 has nothing to do with it
+        agent(host).applied(written.revision)
+    applied = writer.wait_applied(written, timeout=0.2)
+    missing = RouterFailure(router, "edge", "host3", "device hpr-1 has no OpenFlow port number yet")
+    assert (applied.router_failures, applied.missing, applied.exit_status) == ((missing,), (), 3)
+    ready = threading.Timer(0.2, gateway.router, [router], {"active": True})
+    ready.start()
+    assert writer.wait_applied(written, timeout=30).exit_status == 0
+    ready.join()
+
+
+def test_floating_ips_and_forwardings_wait_for_their_router(
+    writer: Writer, agent: Callable[[str], FakeAgent], edge: RouterFields
+) -> None:
+    router = writer.create_router("edge", edge).result.id
+    writer.set_port("vm2", PortFields(fixed_ips=(FixedIpRequest("10.0.0.12"),)))
+    for written in (
+        writer.create_floating_ip("203.0.113.9", FloatingIpFields(port="vm2")),
+        writer.delete_floating_ip("203.0.113.9"),
+        writer.create_port_forwarding("203.0.113.9:22", PortForwardingFields(protocol="tcp", internal="vm2:22")),
+    ):
+        assert written.routers == {router}
+
+
+def test_a_router_that_leaves_something_out_is_named_at_once_and_one_that_is_to_be_down_is_not(
+    writer: Writer, agent: Callable[[str], FakeAgent], edge: RouterFields
+) -> None:
+    written = writer.create_router("edge", edge)
+    agent("host1").router(written.result.id, ready=None)  # an agent of before 1.4
+    agent("host2").router(written.result.id, reason="host host3 has the gateway")
+    agent("host3").router(written.result.id, active=True, reason="router edge: route to 10.9.0.0/16: left out")
+    for host in ("host1", "host2", "host3"):
+        agent(host).applied(written.revision + 1)
+    applied = writer.wait_applied(written, timeout=30)
+    (failure,) = applied.router_failures
+    assert (failure.host, failure.ready, applied.exit_status) == ("host3", True, 3)
+    down = writer.set_router("edge", RouterFields(admin_state_up=False))
+    agent("host3").router(written.result.id, ready=False, reason="the router is administratively down")
+    assert writer.wait_applied(down, timeout=30).exit_status == 0
