@@ -217,7 +217,7 @@ class _Making:
             self._problem(column, f"{what} {_called(port)} has no address; left out")
         kept = []
         for fixed in interface.fixed_ips:
-            wrong = self._wrong(interface, fixed)
+            wrong = self._wrong(interface, fixed, is_gateway=port.is_gateway)
             if wrong:
                 self._problem(column, f"{what} {_called(port)}: {wrong}; left out")
             else:
@@ -227,7 +227,7 @@ class _Making:
             return None
         return interface if len(kept) == len(interface.fixed_ips) else replace(interface, fixed_ips=tuple(kept))
 
-    def _wrong(self, interface: RouterInterface, fixed: FixedIp) -> str:
+    def _wrong(self, interface: RouterInterface, fixed: FixedIp, *, is_gateway: bool) -> str:
         """Return why the router cannot have an address, "" if it can; and take its subnet."""
         if self.subnets is None:
             return ""
@@ -237,6 +237,8 @@ class _Making:
         prefix = ipaddress.ip_network(subnet.cidr)
         if ipaddress.ip_address(fixed.address) not in prefix:
             return f"{fixed.address} is not in subnet {_subnet(subnet)}"
+        if is_gateway and fixed.address == subnet.gateway:
+            return f"{fixed.address} is the gateway of subnet {_subnet(subnet)} itself"
         for taken in self.taken:
             same = taken.port == interface.port and taken.subnet is subnet
             if not same and taken.prefix.overlaps(prefix):
@@ -248,13 +250,15 @@ class _Making:
         if self.subnets is None:
             return True
         hop = ipaddress.ip_address(nexthop)
-        if nexthop in self.addresses:
-            wrong = "is the router's own address"
+        if any(destination == str(taken.prefix) for taken in self.taken):
+            wrong = "that is a subnet of the router"
+        elif nexthop in self.addresses:
+            wrong = f"next hop {nexthop} is the router's own address"
         elif not any(hop in taken.prefix for taken in self.taken):
-            wrong = "is in no subnet of the router"
+            wrong = f"next hop {nexthop} is in no subnet of the router"
         else:
             return True
-        self._problem("routes", f"route to {destination}: next hop {nexthop} {wrong}; left out")
+        self._problem("routes", f"route to {destination}: {wrong}; left out")
         return False
 
     def _problem(self, column: str, text: str) -> None:

@@ -1,14 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Floating IPs and port forwardings by router: those that can be served, and why the others cannot.
 
-An external address leads to one place only.  Two that want the same contend: the gateway
-comes before floating IPs, these before port forwardings, else the lower id has it.  What
-contends is found by address, so that one more costs what it did when it was the first.
+An external address leads to one place only, and an instance's address has one floating IP
+(Neutron refuses a second one).  Two that want the same contend: the gateway comes before
+floating IPs, these before port forwardings, else the lower id has it.  What contends is
+found by address, so that one more costs what it did when it was the first.
+
+Only addresses of the external network's subnets are served, and not that of their own
+gateway: whatever a row says, nobody is led away from those outside whom all routers need.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from ipaddress import ip_address, ip_network
 from typing import Generic, NamedTuple, TypeAlias, TypeVar
 
 from agent.core.errors import Actor, Problem
@@ -20,8 +25,10 @@ from agent.core.model import (
     PortForwardingId,
     Router,
     RouterId,
+    Subnet,
 )
 from agent.store.gathered import ByOwner
+from agent.store.gathered_routers import Prefix
 from agent.store.router_rows import FloatingIpRow
 
 Changes: TypeAlias = Mapping[RouterId, tuple[Router | None, Router | None]]
@@ -35,6 +42,13 @@ class Place(NamedTuple):
     """An address on an external network."""
 
     network: NetworkId
+    address: str
+
+
+class _Fixed(NamedTuple):
+    """An address inside of a router."""
+
+    router: RouterId
     address: str
 
 
@@ -103,9 +117,20 @@ class Translations:
         self._floating: _Kind[FloatingIpId, FloatingIp] = _Kind()
         self._places: dict[FloatingIpId, Place] = {}
         self._floating_at: _Index[Place, FloatingIpId] = _Index()
+        self._floating_for: _Index[_Fixed, FloatingIpId] = _Index()
         self._forwardings: _Kind[PortForwardingId, PortForwarding] = _Kind()
         self._forwardings_at: _Index[str, PortForwardingId] = _Index()
         self._problems: dict[str, Problem] = {}
+        self._subnets: dict[NetworkId, tuple[tuple[Prefix, Subnet], ...]] = {}
+
+    def note_subnets(self, network: NetworkId, subnets: Sequence[Subnet]) -> None:
+        """Take over which subnets *network* has."""
+        self._subnets.pop(network, None)
+        if subnets:
+            self._subnets[network] = tuple((ip_network(subnet.cidr), subnet) for subnet in subnets)
+        for key, router in self._routers.items():
+            if router.gateway is not None and router.gateway.network == network:
+                self._note_members(key)
 
     def file(self, before: FloatingIpRow | None, after: FloatingIpRow | None) -> None:
         """Take over what a floating IP's row says."""
@@ -114,6 +139,10 @@ class Translations:
             if row is not None and place is not None:
                 self._floating_at.discard(place, row.id)
                 self._contend(place)
+            known = None if row is None else self._floating.said.get(row.id)
+            if row is not None and known is not None:
+                self._floating_for.discard(_fixed(known), row.id)
+                self._floating.changed |= self._floating_for.get(_fixed(known))
             if row is not None:
                 self._floating.file(row.id, None)
         if after is not None and after.floating is not None:
@@ -121,6 +150,7 @@ class Translations:
             self._floating.file(after.id, after.floating)
             self._places[after.id] = place
             self._floating_at.add(place, after.id)
+            self._floating_for.add(_fixed(after.floating), after.id)
             self._contend(place)
 
     def file_forwarding(self, before: PortForwarding | None, after: PortForwarding | None) -> None:
@@ -143,12 +173,15 @@ class Translations:
         for key in whole ^ self._whole:
             self._note_members(key)
         self._whole = whole
+        changed = [self._floating.said[key] for key in self._floating.changed if key in self._floating.said]
+        for floating in changed:  # whoever gets its address or not may take an instance's from another
+            self._floating.changed |= self._floating_for.get(_fixed(floating))
         for floating_id in self._floating.changed:
-            floating = self._floating.said.get(floating_id)
-            wrong = self._wrong_floating(floating) if floating is not None and floating.router in whole else None
-            name = f"floating IP {floating.address}" if floating is not None else ""
-            served = self._verdict(f"floating_ip:{floating_id}", name, floating, wrong)
-            self._floating.serve(floating_id, floating if served else None)
+            said = self._floating.said.get(floating_id)
+            wrong = self._wrong_floating(said) if said is not None and said.router in whole else None
+            name = f"floating IP {said.address}" if said is not None else ""
+            served = self._verdict(f"floating_ip:{floating_id}", name, said, wrong)
+            self._floating.serve(floating_id, said if served else None)
         for forwarding_id in self._forwardings.changed:
             forwarding = self._forwardings.said.get(forwarding_id)
             wrong = (
@@ -216,12 +249,31 @@ class Translations:
 
     def _wrong_floating(self, floating: FloatingIp) -> tuple[str, str] | None:
         """Return column and reason if a floating IP cannot be served."""
+        wrong = self._unplaced(floating)
+        if wrong is not None:
+            return wrong
+        said = self._floating.said
+        rivals = self._floating_for.get(_fixed(floating))
+        first = min(key for key in rivals if self._unplaced(said[key]) is None)
+        if first != floating.id:
+            text = f"{floating.fixed_address} has floating IP {said[first].address} ({first}) already"
+            return "fixed_ip_address", text
+        return None
+
+    def _unplaced(self, floating: FloatingIp) -> tuple[str, str] | None:
+        """Return column and reason if a floating IP cannot have its address."""
         place, gateway = self._places[floating.id], self._routers[floating.router].gateway
         if gateway is None:
             return "router", f"{self._called(floating.router)} has no gateway"
         if gateway.network != place.network:
             text = f"{self._called(floating.router)} has its gateway on network {gateway.network}"
             return "floating_network", f"{text}, not on {place.network}"
+        wrong = self._outside(place)
+        if wrong:
+            return "floating_ip_address", wrong
+        if floating.mac == gateway.mac:
+            text = f"{floating.mac} is that of the gateway of {self._called(floating.router)}"
+            return "mac_address", text
         routers = self._gateways.get(place)
         if routers:
             return "floating_ip_address", f"{place.address} is the gateway address of {self._called(min(routers))}"
@@ -229,6 +281,16 @@ class Translations:
         if first != floating.id:
             return "floating_ip_address", f"{place.address} is held by floating IP {first} already"
         return None
+
+    def _outside(self, place: Place) -> str:
+        """Return why a router cannot have an address outside, "" if it can."""
+        address = ip_address(place.address)
+        subnet = next((subnet for prefix, subnet in self._subnets.get(place.network, ()) if address in prefix), None)
+        if subnet is None:
+            return f"{place.address} is in no subnet of network {place.network}"
+        if subnet.gateway == place.address:
+            return f"{place.address} is the gateway of subnet {subnet.name or subnet.id} itself"
+        return ""
 
     def _first_floating(self, place: Place) -> FloatingIpId | None:
         """Return the floating IP that has an address before all others; not of routers that only linger here."""
@@ -241,6 +303,9 @@ class Translations:
         if gateway is None:
             return "router", f"{self._called(forwarding.router)} has no gateway"
         place = Place(gateway.network, forwarding.external_address)
+        wrong = self._outside(place)
+        if wrong:
+            return "external_ip_address", wrong
         floating = self._first_floating(place)
         if floating is not None:
             return "external_ip_address", f"{place.address} is floating IP {floating}, which stands for a whole address"
@@ -259,6 +324,10 @@ class Translations:
 
     def _called(self, router: RouterId) -> str:
         return f"router {self._routers[router].name or router}"
+
+
+def _fixed(floating: FloatingIp) -> _Fixed:
+    return _Fixed(floating.router, floating.fixed_address)
 
 
 def _gateway_places(router: Router | None) -> frozenset[Place]:

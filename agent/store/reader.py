@@ -150,6 +150,7 @@ class SnapshotReader:
                 if not members:
                     del self._subnets[network]
                 self._routers.note_subnets(network)
+                self._translations.note_subnets(network, self._subnets.get(network, ()))
         elif kind == "Address_Chunk":
             if before is not None:
                 self._chunks.remove(before.chunk.owner, before.chunk.chunk, before.chunk)

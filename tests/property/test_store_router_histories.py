@@ -104,7 +104,9 @@ def beginning() -> list[tuple[str, str, Any]]:
         ("subnets", NETWORKS[0], (Subnet(SubnetId("s1"), "s1", NETWORKS[0], "10.0.0.0/24", None),))
     ]
     for number, (head, leg) in enumerate(zip(heads, legs, strict=True), 1):
-        floating = FloatingIp(FloatingIpId(f"f{number}"), head.id, address(3), "", *behind, NETWORKS[1], HOST)
+        floating = FloatingIp(
+            FloatingIpId(f"f{number}"), head.id, address(3), "fa:16:3e:00:00:02", *behind, NETWORKS[1], HOST
+        )
         forwarding = PortForwarding(PortForwardingId(f"w{number}"), head.id, 6, address(4), 2, 2, *behind, 1, 1)
         rows += [
             ("router", head.id, RouterRow(head, frozenset(NETWORKS[1:]), NETWORKS[0])),
@@ -141,6 +143,7 @@ class Gathered:
             self.translations.file_forwarding(before, row)
         elif kind == "subnets":
             self.routers.note_subnets(NetworkId(key))
+            self.translations.note_subnets(NetworkId(key), row or ())
 
     def snapshot(self) -> tuple[Any, ...]:
         subnets = {NetworkId(key): row for (kind, key), row in self.rows.items() if kind == "subnets" and row}

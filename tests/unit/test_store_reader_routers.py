@@ -81,8 +81,8 @@ class Edge:
         store.port("vm3", self.green, "host3")
         store.commit()
 
-    def associate(self, address: str, host: str) -> str:
-        return self.store.associated(address, self.public, self.id, self.vm1, self.blue, "10.0.0.4", host)
+    def associate(self, address: str, host: str, fixed: str = "10.0.0.4") -> str:
+        return self.store.associated(address, self.public, self.id, self.vm1, self.blue, fixed, host)
 
 
 def whole(edge: Edge, snapshot: HostSnapshot) -> bool:
@@ -208,7 +208,7 @@ def test_one_floating_ip_more_leaves_all_else_the_same_objects(store, follow):
     store.commit()
     following = follow("gw1")
     before = following.until(lambda s: len(s.floating_ips) == 2)
-    added = edge.associate(f"{PUBLIC}12", "host1")
+    added = edge.associate(f"{PUBLIC}12", "host1", "10.0.0.5")
     store.commit()
     after = following.until(lambda s: len(s.floating_ips[edge.id]) == 2)
     for field in ("networks", "subnets", "endpoints", "ports", "routers", "port_forwardings", "problems", "hosts"):
@@ -254,6 +254,10 @@ MISFITS: dict[str, tuple[str, Any, str, tuple[str, ...], Callable[[Router, Edge]
         "gateway.fixed_ips", {"198.51.100.5": "public4"}, "external_fixed_ips",
         ("198.51.100.5", "public4 (203.0.113.0/24)"), lambda r, e: r.gateway is None and len(r.interfaces) == 2,
     ),
+    "gateway that has the address of the next one": (
+        "gateway.fixed_ips", {"203.0.113.1": "public4"}, "external_fixed_ips",
+        ("203.0.113.1", "gateway of subnet public4"), lambda r, e: r.gateway is None and len(r.interfaces) == 2,
+    ),
     "interface outside of its subnet": (
         "red_leg.fixed_ips", {"10.1.0.1": "red4", "10.2.0.1": "red4"}, "interfaces", ("10.2.0.1", "red4"),
         lambda r, e: {f.address for i in r.interfaces for f in i.fixed_ips} == {"10.0.0.1", "10.1.0.1"},
@@ -276,6 +280,10 @@ MISFITS: dict[str, tuple[str, Any, str, tuple[str, ...], Callable[[Router, Edge]
     ),
     "next hop that is the router": (
         "id.routes", some(["10.9.0.0/16 10.0.0.1"]), "routes", ("own address",), lambda r, e: r.routes == (),
+    ),
+    "route to an own subnet": (
+        "id.routes", some(["10.0.0.0/24 10.1.0.7", "10.0.0.0/25 10.1.0.7"]), "routes", ("10.0.0.0/24", "a subnet of"),
+        lambda r, e: r.routes == (("10.0.0.0/25", "10.1.0.7"),),
     ),
     "route that is none": (
         "id.routes", some(["10.9.0.0/33 10.0.0.9", "10.8.0.0/16 10.0.0.9"]), "routes", ("10.9.0.0/33",),
@@ -372,6 +380,66 @@ def test_an_external_address_leads_to_one_place_only(store, follow):
     assert snapshot.routers[edge.id].gateway is not None
 
 
+def test_nothing_leads_away_from_the_gateway_outside_or_from_other_networks(store, follow):
+    edge = Edge(store)
+    following = follow("gw1")
+    following.until(lambda s: s.floating_ips)
+    wrong = {
+        "floating_ip_address": [
+            f"floating_ip:{edge.associate(address, 'host1', fixed)}"
+            for address, fixed in ((f"{PUBLIC}1", "10.0.0.5"), ("198.51.100.7", "10.0.0.6"), ("10.1.0.4", "10.0.0.7"))
+        ],
+        "external_ip_address": [
+            f"port_forwarding:{store.forwarding(edge.id, address, range(80, 81), edge.vm1, '10.0.0.4', 80)}"
+            for address in (f"{PUBLIC}1", "198.51.100.7")
+        ],
+    }
+    store.commit()
+    snapshot = following.at(store.revision)
+    assert {(p.object_id, p.field) for p in snapshot.problems} == {
+        (object_id, field) for field, ids in wrong.items() for object_id in ids
+    }
+    assert set(snapshot.floating_ips[edge.id]) == {edge.floating}
+    assert set(snapshot.port_forwardings[edge.id]) == {edge.forwarding}
+    store.update("Subnet", edge.public4, gateway_ip="203.0.113.10", cidr="203.0.113.0/28")
+    store.commit()
+    snapshot = following.at(store.revision)
+    of_the_gateway = wrong["floating_ip_address"][0].partition(":")[2]
+    assert set(snapshot.floating_ips[edge.id]) == {of_the_gateway}, "it is another one by now"
+    assert len(snapshot.problems) == len([each for ids in wrong.values() for each in ids])  # of the floating IPs others
+
+
+def test_a_floating_ip_does_not_take_the_gateways_mac_address(store, follow):
+    edge = Edge(store)
+    (row,) = (row for row in store.select("Port", "_uuid", "mac_address") if row["_uuid"][1] == edge.gateway)
+    store.update("Floating_IP", edge.floating, mac_address=row["mac_address"])
+    store.commit()
+    snapshot = follow("gw1").until(lambda s: s.problems)
+    assert only_problem(snapshot)[:2] == (f"floating_ip:{edge.floating}", "mac_address")
+
+
+def test_an_address_has_one_floating_ip_the_first_that_has_an_address_itself(store, follow):
+    edge = Edge(store)
+    following = follow("gw1")
+    following.until(lambda s: s.floating_ips)
+    twice = edge.associate(f"{PUBLIC}12", "host1")
+    store.commit()
+    first, second = sorted((edge.floating, twice))
+    snapshot = following.until(lambda s: s.problems)
+    object_id, field, text = only_problem(snapshot)
+    assert (object_id, field) == (f"floating_ip:{second}", "fixed_ip_address")
+    assert "10.0.0.4" in text
+    assert first in text
+    assert set(snapshot.floating_ips[edge.id]) == {first}
+    store.update("Floating_IP", first, floating_ip_address=f"{PUBLIC}5")  # the router's
+    store.commit()
+    snapshot = following.until(lambda s: s.floating_ips and first not in s.floating_ips[edge.id])
+    assert set(snapshot.floating_ips[edge.id]) == {second}
+    store.delete("Floating_IP", first)
+    store.commit()
+    assert not following.at(store.revision).problems
+
+
 def test_port_forwardings_do_not_share_ports(store, follow):
     edge = Edge(store)
     following = follow("gw1")
@@ -393,7 +461,7 @@ def test_port_forwardings_do_not_share_ports(store, follow):
 
 def test_a_floating_ip_that_cannot_be_understood_is_a_problem_of_that_one_alone(store, follow):
     edge = Edge(store)
-    other = edge.associate(f"{PUBLIC}11", "host1")
+    other = edge.associate(f"{PUBLIC}11", "host1", "10.0.0.5")
     store.commit()
     following = follow("gw1")
     following.until(lambda s: s.floating_ips)
@@ -401,7 +469,7 @@ def test_a_floating_ip_that_cannot_be_understood_is_a_problem_of_that_one_alone(
         ("floating_ip_address", "203.0.113.999", f"{PUBLIC}11"),
         ("floating_ip_address", "2001:db8::1", f"{PUBLIC}11"),
         ("mac_address", "zz:16:3e:00:00:09", "fa:16:3e:00:00:77"),
-        ("fixed_ip_address", "nowhere", "10.0.0.4"),
+        ("fixed_ip_address", "nowhere", "10.0.0.5"),
         ("floating_network", ref(edge.green), ref(edge.public)),
     ):
         following.until(lambda s: not s.problems)
@@ -471,30 +539,25 @@ def test_the_status_of_gateways_is_written_and_goes_with_them(store, follow):
     status = StatusWriter(following.reader, HostName("gw1"))
     neighbor = StatusWriter(follow("gw2").reader, HostName("gw2"))
 
-    def rows() -> list[tuple[str, str, bool, bool, str, int]]:
-        columns = ("router", "host", "active", "ready", "reason", "since")
-        return sorted(tuple(row[column] for column in columns) for row in store.select("Router_Status", *columns))
+    def rows() -> list[tuple[str, str, bool, str, int]]:
+        found = store.select("Router_Status", "router", "host", "active", "reason", "since")
+        return sorted((row["router"], row["host"], row["active"], row["reason"], row["since"]) for row in found)
 
     def report(writer: StatusWriter, *states: RouterState) -> None:
         said = {state.id: state for state in states}
         writer.report({}, snapshot.generation, 1, 5.0, said).result(DEADLINE)
 
-    report(neighbor, RouterState(router, False, True, "gw1 is before it", 7.5))
-    report(status, RouterState(router, True, False, "", 6.5), RouterState(other, True, True, "", 6.5))
+    report(neighbor, RouterState(router, False, "gw1 is before it", 7.5))
+    report(status, RouterState(router, True, "", 6.5), RouterState(other, True, "", 6.5))
     assert rows() == sorted([
-        (router, "gw1", True, False, "", 6500),
-        (other, "gw1", True, True, "", 6500),
-        (router, "gw2", False, True, "gw1 is before it", 7500),
+        (router, "gw1", True, "", 6500),
+        (other, "gw1", True, "", 6500),
+        (router, "gw2", False, "gw1 is before it", 7500),
     ])  # fmt: skip
-    report(status, RouterState(router, True, True, "", 8.5))
-    assert (router, "gw1", True, True, "", 8500) in rows()
-    report(status, RouterState(router, True, True, "", 9.5))
-    assert (router, "gw1", True, True, "", 8500) in rows()  # nothing new: since then
-    report(status, RouterState(router, False, True, "drained", 9.5))
-    assert rows() == [
-        (router, "gw1", False, True, "drained", 9500),
-        (router, "gw2", False, True, "gw1 is before it", 7500),
-    ]
+    report(status, RouterState(router, True, "", 9.5))
+    assert (router, "gw1", True, "", 6500) in rows()  # nothing new: since then
+    report(status, RouterState(router, False, "drained", 9.5))
+    assert rows() == [(router, "gw1", False, "drained", 9500), (router, "gw2", False, "gw1 is before it", 7500)]
 
 
 def test_a_host_that_announces_itself_goes_on_being_drained(store, follow):
