@@ -539,25 +539,30 @@ def test_the_status_of_gateways_is_written_and_goes_with_them(store, follow):
     status = StatusWriter(following.reader, HostName("gw1"))
     neighbor = StatusWriter(follow("gw2").reader, HostName("gw2"))
 
-    def rows() -> list[tuple[str, str, bool, str, int]]:
-        found = store.select("Router_Status", "router", "host", "active", "reason", "since")
-        return sorted((row["router"], row["host"], row["active"], row["reason"], row["since"]) for row in found)
+    def rows() -> list[tuple[str, str, bool, bool, str, int]]:
+        columns = ("router", "host", "active", "ready", "reason", "since")
+        return sorted(tuple(row[column] for column in columns) for row in store.select("Router_Status", *columns))
 
     def report(writer: StatusWriter, *states: RouterState) -> None:
         said = {state.id: state for state in states}
         writer.report({}, snapshot.generation, 1, 5.0, said).result(DEADLINE)
 
-    report(neighbor, RouterState(router, False, "gw1 is before it", 7.5))
-    report(status, RouterState(router, True, "", 6.5), RouterState(other, True, "", 6.5))
+    report(neighbor, RouterState(router, False, True, "gw1 is before it", 7.5))
+    report(status, RouterState(router, True, False, "", 6.5), RouterState(other, True, True, "", 6.5))
     assert rows() == sorted([
-        (router, "gw1", True, "", 6500),
-        (other, "gw1", True, "", 6500),
-        (router, "gw2", False, "gw1 is before it", 7500),
+        (router, "gw1", True, False, "", 6500),
+        (other, "gw1", True, True, "", 6500),
+        (router, "gw2", False, True, "gw1 is before it", 7500),
     ])  # fmt: skip
-    report(status, RouterState(router, True, "", 9.5))
-    assert (router, "gw1", True, "", 6500) in rows()  # nothing new: since then
-    report(status, RouterState(router, False, "drained", 9.5))
-    assert rows() == [(router, "gw1", False, "drained", 9500), (router, "gw2", False, "gw1 is before it", 7500)]
+    report(status, RouterState(router, True, True, "", 8.5))
+    assert (router, "gw1", True, True, "", 8500) in rows()
+    report(status, RouterState(router, True, True, "", 9.5))
+    assert (router, "gw1", True, True, "", 8500) in rows()  # nothing new: since then
+    report(status, RouterState(router, False, True, "drained", 9.5))
+    assert rows() == [
+        (router, "gw1", False, True, "drained", 9500),
+        (router, "gw2", False, True, "gw1 is before it", 7500),
+    ]
 
 
 def test_a_host_that_announces_itself_goes_on_being_drained(store, follow):
