@@ -46,6 +46,7 @@ from agent.drivers.links import LinksDriver
 from agent.drivers.nat import NatDriver
 from agent.drivers.netns import NetnsDriver
 from agent.drivers.ovs import OvsDriver
+from agent.drivers.router_look import RouterLook
 from agent.drivers.routes import RoutesDriver
 from agent.drivers.switch import LocalSwitch
 from agent.drivers.switch_watch import SwitchWatch
@@ -146,6 +147,7 @@ class Agent:
             filtering=self._filtering,
             responding=self._responding,
             gateways=Gateways(config.host, self._local, config.l3.hold_down, preempt=config.l3.preempt),
+            look=RouterLook(run, _backend(config)),
         )
         self._daemon = Daemon(config, self._local, parts)
         self._metrics = AgentMetrics(self._daemon, heartbeat, time.time)

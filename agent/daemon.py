@@ -30,6 +30,7 @@ from agent.core.reconciler import Reconciler
 from agent.core.report import AgentState, ItemState, PassReport, PortState, RouterState
 from agent.core.retry import Allowance
 from agent.core.router_report import RoutersReport
+from agent.core.router_view import FloatingIpView, RouterView
 from agent.core.service_report import PortServices, ServiceCounts, port_services
 from agent.drivers.announcer import Announcer
 from agent.drivers.flows import FlowsDriver
@@ -44,6 +45,7 @@ from agent.port_states import NOT_FOR_PORTS, PortFacts, concerned, first_by_obje
 from agent.read_back import ReadBack, made_anew
 from agent.responding import Responding
 from agent.router_states import RouterFacts, router_states, unfinished_routers
+from agent.router_views import Facts, Look, floating_ip_views, router_views
 from agent.status.sdnotify import Heartbeat
 from agent.status.source import readiness
 from agent.status_reporter import HostReport, StatusReporter
@@ -88,6 +90,7 @@ class Parts:
     filtering: Filtering | None
     responding: Responding | None
     gateways: Gateways
+    look: Look
 
 
 class Daemon:
@@ -196,6 +199,22 @@ class Daemon:
             return RoutersReport()
         here = [router for router in done[0].routers if f"router:{router}" in self._plan.groups]
         return self._parts.gateways.seen(done[0], here)
+
+    def router_views(self, name: str) -> tuple[RouterView, ...]:
+        """Return the routers called *name*."""
+        facts = self._router_facts()
+        return () if facts is None else router_views(name, facts, self._parts.look)
+
+    def floating_ip_views(self, name: str) -> tuple[FloatingIpView, ...]:
+        """Return the floating IPs called *name*."""
+        facts = self._router_facts()
+        return () if facts is None else floating_ip_views(name, facts, self._parts.look)
+
+    def _router_facts(self) -> Facts | None:
+        done, last = self._done_with, self._state.last_pass
+        if done is None or last is None:
+            return None
+        return Facts(done[0], self._plan, self._local, last.unfinished, self.routers(), self._routers)
 
     def request_resync(self) -> None:
         """Have the next pass read everything back."""

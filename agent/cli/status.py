@@ -12,14 +12,17 @@ from agent.cli.options import Settings, add_common, settings
 from agent.cli.output import Format, Value, age, duration, print_value, table, write_line
 from agent.cli.status_port import port_lines
 from agent.cli.status_problems import problem_lines
+from agent.cli.status_router import floating_ip_lines, router_page_lines
 from agent.cli.status_routers import router_lines
 from agent.core.errors import InputError
 from agent.status import client
 
-PAGES = ("ports", "port", "networks", "routers", "flows", "problems")
+PAGES = ("ports", "port", "networks", "routers", "router", "floating-ip", "flows", "problems")
+NAMED = {"port": "by name or id", "router": "by name or id", "floating-ip": "by address or id"}
 MAX_SHOWN_FLOWS = 1000
 NAME_HELP = (
-    "with port: this one, with its filter; with ports, routers: only this one; with flows: list this table (or 'all')"
+    "with port, router, floating-ip: this one, with all that is known of it; with ports, routers: only this one; "
+    "with flows: list this table (or 'all')"
 )
 
 
@@ -35,13 +38,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def _run(args: argparse.Namespace) -> int:
     ask = settings(args)
-    if args.page == "port" and not args.name:
-        raise InputError("status port: say which one, by name or id")
+    if args.page in NAMED and not args.name:
+        raise InputError(f"status {args.page}: say which one, {NAMED[args.page]}")
     answer = client.get(ask.socket, f"/{args.page or 'status'}", ask.timeout, _query(args))
-    if args.page in ("ports", "port") and args.name and not parts(answer, "ports"):
-        raise InputError(f"there is no port {args.name} on this host (hostplane port show {args.name} tells its host)")
-    if args.page == "routers" and args.name and not parts(answer, "routers"):
-        raise InputError(f"this host needs no router {args.name} (hostplane router show {args.name} tells its hosts)")
+    if args.name and args.page in _NOT_HERE and not parts(answer, _NOT_HERE[args.page][0]):
+        raise InputError(_NOT_HERE[args.page][1].format(name=args.name))
     if ask.output is not Format.TABLE:
         print_value(plain(answer), ask.output)
         return 0
@@ -51,7 +52,7 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _query(args: argparse.Namespace) -> dict[str, str]:
-    if args.page in ("ports", "port", "routers") and args.name:
+    if args.page in _NOT_HERE and args.name:
         return {"name": args.name}
     if args.page == "flows" and args.name:
         return {"table": "" if args.name == "all" else args.name, "limit": str(args.limit)}
@@ -172,12 +173,29 @@ def _flows(answer: Answer, _now: float) -> Iterator[str]:
         yield "... and more (--limit)"
 
 
+_NO_PORT = ("ports", "there is no port {name} on this host (hostplane port show {name} tells its host)")
+_NO_ROUTER = ("routers", "this host needs no router {name} (hostplane router show {name} tells its hosts)")
+_NO_FLOATING_IP = (
+    "floating_ips",
+    "no router that this host needs has a floating ip {name} with a port "
+    "(hostplane floating-ip show {name} tells its router, and hostplane router show its hosts)",
+)
+# Of pages of named objects: where they stand in the answer, and what to say if there are none.
+_NOT_HERE = {
+    "ports": _NO_PORT,
+    "port": _NO_PORT,
+    "routers": _NO_ROUTER,
+    "router": _NO_ROUTER,
+    "floating-ip": _NO_FLOATING_IP,
+}
 _LINES = {
     None: _summary,
     "ports": _ports,
     "port": port_lines,
     "networks": _networks,
     "routers": router_lines,
+    "router": router_page_lines,
+    "floating-ip": floating_ip_lines,
     "flows": _flows,
     "problems": problem_lines,
 }

@@ -168,6 +168,8 @@ class Pages:
             ("GET", "/port"): self._port,
             ("GET", "/networks"): lambda _: self._json(answers.networks(source.state())),
             ("GET", "/routers"): self._routers,
+            ("GET", "/router"): self._router,
+            ("GET", "/floating-ip"): self._floating_ip,
             ("GET", "/flows"): self._flows,
             ("GET", "/problems"): lambda _: self._json(answers.problems(source.state())),
             ("GET", "/plan"): self._plan,
@@ -223,9 +225,7 @@ class Pages:
         return self._json(answers.ports(self._source.state(), request.query.get("name")))
 
     def _port(self, request: Request) -> Response:
-        name = request.query.get("name", "")
-        if not name:
-            raise InputError("name: say which port, by name or id")
+        name = _name(request, "port, by name or id")
         filters = self._source.port_filters(name)
         counters, error = None, None
         if any(found.bridge is not None for found in filters):
@@ -239,6 +239,18 @@ class Pages:
 
     def _routers(self, request: Request) -> Response:
         return self._json(router_page.routers(self._source.routers(), request.query.get("name")))
+
+    def _router(self, request: Request) -> Response:
+        name = _name(request, "router, by name or id")
+        with self._counting:  # each starts a program for the rules: one at a time is enough
+            views = self._source.router_views(name)
+        return self._json(router_page.router(self._source.state(), views))
+
+    def _floating_ip(self, request: Request) -> Response:
+        name = _name(request, "floating IP, by address or id")
+        with self._counting:
+            views = self._source.floating_ip_views(name)
+        return self._json(router_page.floating_ip(self._source.state(), views))
 
     def _flows(self, request: Request) -> Response:
         counts = self._source.flow_counts()
@@ -297,6 +309,13 @@ class Pages:
 
     def _with_envelope(self, value: Mapping[str, object]) -> bytes:
         return json_body({**answers.envelope(self._source.state(), self._now()), **value})
+
+
+def _name(request: Request, what: str) -> str:
+    name = request.query.get("name", "")
+    if not name:
+        raise InputError(f"name: say which {what}")
+    return name
 
 
 def _level_of(body: bytes) -> str:

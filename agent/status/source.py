@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the status socket and the metrics ask of the daemon.
 
-All methods may be called by any thread.  Nothing but ``plan``, ``rule_counters`` and what
-asks the responder may wait, and only ``plan`` for the reconcile loop: a status page must
-answer while the dataplane is busy or stuck.
+All methods may be called by any thread.  Nothing but ``plan``, ``rule_counters``, what looks
+into namespaces and what asks the responder may wait, and only ``plan`` for the reconcile
+loop: a status page must answer while the dataplane is busy or stuck.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Protocol
 from agent.core.filter_report import FilterCounts, PortFilter, RuleCounters
 from agent.core.report import AgentState
 from agent.core.router_report import RoutersReport
+from agent.core.router_view import FloatingIpView, RouterView
 from agent.core.service_report import PortServices, ServiceCounts
 
 
@@ -53,6 +54,12 @@ class StatusSource(Protocol):
 
     def routers(self) -> RoutersReport:
         """Return where the gateways of routers are used as seen from here, and why; cheap."""
+
+    def router_views(self, name: str) -> tuple[RouterView, ...]:
+        """Return the routers called *name* (a name or an id); looks into their namespaces."""
+
+    def floating_ip_views(self, name: str) -> tuple[FloatingIpView, ...]:
+        """Return the floating IPs called *name* (an address or an id); looks as above."""
 
     def request_resync(self) -> None:
         """Have the next pass read everything back; returns at once."""

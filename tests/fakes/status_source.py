@@ -11,6 +11,7 @@ from agent.core.filter_report import FilterCounts, PortFilter, RuleCounters
 from agent.core.model import HostName
 from agent.core.report import AgentState
 from agent.core.router_report import RoutersReport
+from agent.core.router_view import FloatingIpView, RouterView
 from agent.core.service_report import PortServices, ServiceCounts
 from agent.l2.pipeline import Table
 from agent.status.source import readiness
@@ -30,6 +31,8 @@ class FakeSource:
     services: tuple[PortServices, ...] = ()
     service_counters: ServiceCounts = field(default_factory=ServiceCounts)
     routers_report: RoutersReport = field(default_factory=RoutersReport)
+    views: tuple[RouterView, ...] = ()
+    floating_ips: tuple[FloatingIpView, ...] = ()
     asked: list[str] = field(default_factory=list)
     level: str = "info"
     is_live: bool = True
@@ -68,6 +71,12 @@ class FakeSource:
 
     def routers(self) -> RoutersReport:
         return self.routers_report
+
+    def router_views(self, name: str) -> tuple[RouterView, ...]:
+        return tuple(view for view in self.views if name in (view.router.name, view.router.id))
+
+    def floating_ip_views(self, name: str) -> tuple[FloatingIpView, ...]:
+        return tuple(v for v in self.floating_ips if name in (v.floating.address, v.floating.id))
 
     def service_counts(self) -> ServiceCounts:
         return self.service_counters
