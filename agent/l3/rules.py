@@ -31,6 +31,7 @@ HAIRPIN: Final = "hairpin"
 TRANSLATED: Final = "-m conntrack --ctstate DNAT"
 FALLBACK: Final = f"-m mark --mark {naming.FALLBACK_MARK:#x}/{naming.FALLBACK_MARK:#x}"
 INVALID: Final = "-m conntrack --ctstate INVALID"
+GOES_ON: Final = "! -p icmp -m conntrack --ctstate ESTABLISHED"
 UNTRANSLATED: Final = "-m conntrack ! --ctstate SNAT,DNAT"
 FROM_INSIDE: Final = f"-m mark ! --mark {OUTSIDE_MARK:#x}/{OUTSIDE_MARK:#x}"
 
@@ -135,8 +136,9 @@ def _chains(local: LocalRouter, family: int) -> dict[str, str]:
             chains[naming.SNAT_CHAIN] = _snat(local, local.outside_leg)
             # What belongs to no connection is not translated, so it seems to be for the router itself, which would
             # answer with a reset: while a gateway moves that would end connections that are only seen in part.
-            # From inside as well: there are those who send to floating IPs of their own router.
-            chains[naming.INPUT_CHAIN] = text.rule(INVALID, text.DROP)
+            # From inside as well: there are those who send to floating IPs of their own router.  Nor does anybody
+            # talk to the router itself but by ICMP: what goes on here began while its floating IP was elsewhere.
+            chains[naming.INPUT_CHAIN] = text.chain(text.rule(INVALID, text.DROP), text.rule(GOES_ON, text.DROP))
     return chains
 
 

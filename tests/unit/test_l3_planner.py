@@ -218,7 +218,10 @@ class TestScopes:
             WITHOUT_CONNECTION,
             f"-o {PUBLIC} -m conntrack --ctstate INVALID -j DROP",
         ]
-        assert rules(world, "filter", "hp-input") == ["-m conntrack --ctstate INVALID -j DROP"]
+        assert rules(world, "filter", "hp-input") == [
+            "-m conntrack --ctstate INVALID -j DROP",
+            "! -p icmp -m conntrack --ctstate ESTABLISHED -j DROP",
+        ]
         world.change_router("edge", enable_snat=False)
         assert not rules(world, "filter", "hp-forward")
 
