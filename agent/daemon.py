@@ -42,7 +42,7 @@ from agent.l2.settings import LocalSettings
 from agent.l3.state import GatewayState
 from agent.planner import NUMBERED_DRIVERS, Planning
 from agent.port_states import NOT_FOR_PORTS, PortFacts, concerned, first_by_object, is_news, port_states
-from agent.read_back import ReadBack, made_anew
+from agent.read_back import ReadBack
 from agent.responding import Responding
 from agent.router_states import RouterFacts, router_states, unfinished_routers
 from agent.router_views import Facts, Look, floating_ip_views, router_views
@@ -51,6 +51,7 @@ from agent.status.source import readiness
 from agent.status_reporter import HostReport, StatusReporter
 from agent.store.reader import SnapshotReader
 from agent.store.status_writer import StatusWriter
+from agent.verification import Verification
 from agent.wake import Wake
 
 LOG = logging.getLogger(__name__)
@@ -114,6 +115,7 @@ class Daemon:
         self._facts_then: PortFacts | None = None  # what these ports' states were made from
         self._log = logs.StateChangeLog(LOG)
         self._read_back = ReadBack(parts.drivers, time.monotonic, config.passes.resync_interval)
+        self._verification = Verification(parts.drivers, self._read_back, time.monotonic)
         self._announcements = Announcements(parts.announcer, time.monotonic, lambda: parts.wake.set("announced"))
         self._reporter = StatusReporter(parts.status_writer, time.monotonic, time.time)
         self._state = AgentState(config.host, __version__, time.time(), store_address=",".join(config.store.connection))
@@ -298,6 +300,8 @@ class Daemon:
 
     def _until_due(self) -> float:
         """Return the seconds until something is to be done without being woken."""
+        if self._verification.is_pending():
+            return 0.0
         now = time.monotonic()
         at_most = 60.0 if self._state.applied_at is not None else 1.0
         times = (
@@ -310,7 +314,7 @@ class Daemon:
         return max(min(due for due in (*times, now + at_most) if due is not None) - now, 0.0)
 
     def _advance(self, reasons: dict[str, float]) -> None:
-        """Do the most urgent thing: a pass if one is due, else read back a slice."""
+        """Do the most urgent thing: a pass if one is due, else look at what passes wrote, else read back a slice."""
         reconciler, now = self._parts.reconciler, time.monotonic()
         due = reconciler.next_due()
         if due is not None and due <= now:
@@ -320,6 +324,10 @@ class Daemon:
             reasons.setdefault("gateways", now)
         if reasons.keys() - _NO_PASS or self._state.applied_at is None:
             self._pass(reasons)
+            if self._verification.is_late():
+                self._verification.step(reconciler)
+        elif self._verification.is_pending():
+            self._verification.step(reconciler)
         elif self._read_back.step(reconciler):
             self._pass({"drift": now})
 
@@ -386,12 +394,7 @@ class Daemon:
         self._note_wiring(up, report, reasons)
         self._announcements.add(up, snapshot)
         self._announcements.hear(self._plan.voices, self._shut(report))
-        anew = made_anew(parts.reconciler, self._driver("links"))
-        parts.reconciler.verify_written()
-        if anew:  # what was made anew has lost its devices, addresses, rules and sockets
-            more = ("connects", "responder") if parts.responding is not None else ()
-            for name in ("links", "routes", "ovs", "nat", "fallback", *more):
-                self._read_back.read_places(parts.reconciler, self._driver(name), anew)
+        self._verification.after_pass(parts.reconciler)
         if parts.filtering is not None and parts.filtering.after_pass(report, parts.reconciler):
             parts.wake.set("judge")
         if self._observer is not None:

@@ -6,9 +6,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 
 from agent.core.errors import AgentError
-from agent.core.items import Link
 from agent.core.places import PlaceIndex
-from agent.core.plan import Driver, ItemRef, PlacedDriver, SlicedDriver
+from agent.core.plan import Driver, Key, PlacedDriver, SlicedDriver
 from agent.core.reconciler import Reconciler
 
 _Step = Callable[[Reconciler], int]  # reads one part; returns how many items have drifted
@@ -47,20 +46,14 @@ class ReadBack:
         self._next = self._monotonic() + self._interval / self._parts
         return drifted
 
-    def read_places(self, reconciler: Reconciler, driver: Driver, words: Collection[str]) -> None:
-        """Read back at once the places of *driver* whose names begin with one of *words*, all of it if it has none."""
+    def keys_in(self, reconciler: Reconciler, driver: Driver, words: Collection[str]) -> list[Key] | None:
+        """Return what is desired of *driver* in the places that begin with one of *words*; None if it has no places."""
         index = self._indexes.get(driver.name)
-        if index is None or not isinstance(driver, PlacedDriver):
-            reconciler.read_back(driver, 0, 1)
-            return
+        if index is None:
+            return None
         index.refresh(reconciler.desired.groups)
-        try:
-            there = driver.places()
-        except AgentError:
-            return  # told when it is to be read the next time
-        for place in {*there, *index.places()}:
-            if place.partition(" ")[0] in words:
-                reconciler.read_back_place(driver, place, index.keys(reconciler.desired, place))
+        found = [place for place in index.places() if place.partition(" ")[0] in words]
+        return [key for place in found for key in index.keys(reconciler.desired, place)]
 
     def _steps(self, driver: Driver, reconciler: Reconciler) -> list[_Step]:
         """Return what reads all of *driver*."""
@@ -74,25 +67,6 @@ class ReadBack:
             return [_place(driver, index, place) for place in sorted({*there, *index.places()})]
         count = driver.slices() if isinstance(driver, SlicedDriver) else 1
         return [_slice(driver, index, count) for index in range(count)]
-
-
-def made_anew(reconciler: Reconciler, links: Driver) -> frozenset[str]:
-    """Return the places (namespaces, and parts of the host's devices) in which the last pass wrote.
-
-    With a namespace all that it held has gone, with a device its addresses and routes, and
-    its other end.
-    """
-    found = set(reconciler.written("netns"))
-    for key in reconciler.written("links"):
-        link = reconciler.desired.value(ItemRef("links", key))
-        peer = link.peer if isinstance(link, Link) else None
-        for end in (key, peer or key):
-            space = end.rpartition("/")[0]
-            if space:
-                found.add(space)
-            elif isinstance(links, PlacedDriver):
-                found.add(links.place_of(end))
-    return frozenset(found)
 
 
 def _slice(driver: Driver, index: int, of: int) -> _Step:

@@ -54,6 +54,7 @@ LOG = logging.getLogger(__name__)
 REMARKABLE = 2  # failures in a row to read or write a subsystem: one is normal for a bridge made a moment ago
 LONG_AWAY = 6  # the same where a process is being started: about 3 s
 PATIENCE = 4  # failures of one item, over about a second, that the last drivers wait for
+VERIFIED_AT_ONCE = 100  # items of a driver that reads its places one by one
 
 
 @dataclass(slots=True)
@@ -184,7 +185,9 @@ class Reconciler:
             operations=work.operations,
             unfinished=self.unfinished(),
         )
-        self._written = {name: owners_of(delta, touched.get(name, {})) for name, delta in work.deltas.items() if delta}
+        for name, delta in work.deltas.items():
+            if delta:
+                self._written.setdefault(name, {}).update(owners_of(delta, touched.get(name, {})))
         return report
 
     def preview(self, plan: Plan) -> dict[str, Delta]:
@@ -202,37 +205,58 @@ class Reconciler:
         return {name: delta for name, delta in deltas.items() if delta}
 
     def written(self, driver: str) -> Collection[Key]:
-        """Return the keys of *driver* that the last pass wrote, until ``verify_written`` has looked at them."""
+        """Return the keys of *driver* that were written and not read back since."""
         return self._written.get(driver, {}).keys()
 
+    def is_verified(self) -> bool:
+        """Tell whether all that was written has been read back."""
+        return not self._written
+
     def verify_written(self) -> int:
-        """Read back what the last pass wrote; return how many items are not as desired.
+        """Read back what passes wrote; return how many items are not as desired.
 
         Those are errors from then on and are written again when due.
         """
-        written, self._written = self._written, {}
         wrong = 0
-        for driver in self._drivers:
-            keys = written.get(driver.name)
-            if not keys or driver.name in self._unread:
-                continue
-            clean = {key: owner for key, owner in keys.items() if ItemRef(driver.name, key) not in self._open}
-            try:
-                actual = driver.observe(clean)
-            except AgentError as err:
-                self._lose(driver.name, err)
-                continue
-            for key in clean:
-                ref = ItemRef(driver.name, key)
-                if actual.get(key) == self._desired.value(ref):
-                    self._misread.pop(ref, None)
-                    continue
-                wrong += 1
-                self._misread[ref] = self._misread.get(ref, 0) + 1
-                error = _verify_error(ref, self._desired.value(ref), actual.get(key))
-                self._fail(ref, error, present=key in actual, attempts=self._misread[ref])
-            self._progress()
+        while self._written:
+            wrong += self.verify_some()
         return wrong
+
+    def verify_some(self) -> int:
+        """Read back a part of what passes wrote, as ``verify_written`` does with all of it."""
+        driver = next((driver for driver in self._drivers if driver.name in self._written), None)
+        if driver is None:
+            return 0
+        keys = self._take_written(driver)
+        if driver.name in self._unread:
+            return 0
+        clean = {key: owner for key, owner in keys.items() if ItemRef(driver.name, key) not in self._open}
+        try:
+            actual = driver.observe(clean) if clean else {}
+        except AgentError as err:
+            self._lose(driver.name, err)
+            return 0
+        wrong = 0
+        for key in clean:
+            ref = ItemRef(driver.name, key)
+            if actual.get(key) == self._desired.value(ref):
+                self._misread.pop(ref, None)
+                continue
+            wrong += 1
+            self._misread[ref] = self._misread.get(ref, 0) + 1
+            error = _verify_error(ref, self._desired.value(ref), actual.get(key))
+            self._fail(ref, error, present=key in actual, attempts=self._misread[ref])
+        self._progress()
+        return wrong
+
+    def _take_written(self, driver: Driver) -> dict[Key, ObjectId]:
+        """Return what is to be verified next of *driver*: what is likely to be in few places, or all if it has none."""
+        left = self._written.pop(driver.name)
+        if len(left) <= VERIFIED_AT_ONCE or not isinstance(driver, PlacedDriver):
+            return left
+        keys = {key: left.pop(key) for key in sorted(left)[:VERIFIED_AT_ONCE]}
+        self._written[driver.name] = left
+        return keys
 
     def read_back(self, driver: Driver, index: int, of: int) -> int:
         """Read back slice *index* of *of* of *driver*; return how many items have drifted.

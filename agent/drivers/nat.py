@@ -17,10 +17,11 @@ was to be; the next process reads them.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from agent.command import NOT_FOUND, NOT_RUNNABLE, Runner
 from agent.core import naming
@@ -34,6 +35,8 @@ from agent.drivers.rule_state import RuleState, read_state
 from agent.namespace import FOLDER, inside
 
 _Place = tuple[str, int]  # namespace and family
+_Part = TypeVar("_Part")
+_Found = TypeVar("_Found")
 # The first table of a new namespace has the program wait 11 ms for the kernel: as many namespaces at a time take a
 # third of the time together.
 _WORKERS = 4
@@ -68,15 +71,9 @@ class NatDriver:
 
         Raises AgentError when tables cannot be read.
         """
-        found: dict[Key, Value] = {}
         if keys is None:
-            for name in self._names():
-                for family in PROGRAMS:
-                    found.update(self._read((name, family)))
-            return found
-        for place, asked in _by_place(keys).items():
-            found.update(self._read(place, asked))
-        return found
+            return self._read_all({(name, family): None for name in self._names() for family in PROGRAMS})
+        return self._read_all(_by_place(keys))
 
     def places(self) -> Collection[str]:
         """Return what is read at a time: a namespace's tables of one family."""
@@ -100,20 +97,26 @@ class NatDriver:
         by_name: dict[str, list[tuple[_Place, Delta]]] = {}
         for place, part in _parts(delta, failed).items():
             by_name.setdefault(place[0], []).append((place, part))
-        if len(by_name) < _WORKERS:
-            for parts in by_name.values():
-                failed.update(self._write_namespace(parts))
-            return failed
-        with ThreadPoolExecutor(_WORKERS, "nat") as workers:
-            started = [workers.submit(self._write_namespace, parts) for parts in by_name.values()]
-            try:
-                for each in started:
-                    failed.update(each.result())
-            except BaseException:
-                for each in started:
-                    each.cancel()
-                raise
+        for refused in _side_by_side(self._write_namespace, by_name.values()):
+            failed.update(refused)
         return failed
+
+    def _read_all(self, places: Mapping[_Place, Collection[Key] | None]) -> dict[Key, Value]:
+        """Read *places*, of each the keys that are given for it."""
+        by_name: dict[str, list[tuple[_Place, Collection[Key] | None]]] = {}
+        for place, keys in places.items():
+            by_name.setdefault(place[0], []).append((place, keys))
+        found: dict[Key, Value] = {}
+        for values in _side_by_side(self._read_namespace, by_name.values()):
+            found.update(values)
+        return found
+
+    def _read_namespace(self, parts: Collection[tuple[_Place, Collection[Key] | None]]) -> dict[Key, Value]:
+        """Read places of one namespace, as ``_write_namespace`` writes them.  Raises AgentError."""
+        found: dict[Key, Value] = {}
+        for place, keys in parts:
+            found.update(self._read(place, keys))
+        return found
 
     def _write_namespace(self, parts: Collection[tuple[_Place, Delta]]) -> dict[Key, Exception]:
         """Write what belongs into one namespace; on any thread, which only goes there and starts programs.
@@ -204,6 +207,21 @@ class NatDriver:
 
     def _tables(self, family: int) -> FamilyTables:
         return FamilyTables(self._run, family, self._suffix, self._lock_wait, table="")
+
+
+def _side_by_side(work: Callable[[_Part], _Found], parts: Collection[_Part]) -> Iterator[_Found]:
+    """Yield what *work* returns for each of *parts*, of which no two are of one namespace; some at a time if many."""
+    if len(parts) < _WORKERS:
+        yield from map(work, parts)
+        return
+    with ThreadPoolExecutor(_WORKERS, "nat") as workers:
+        started = [workers.submit(work, part) for part in parts]
+        try:
+            for each in started:
+                yield each.result()
+        finally:
+            for each in started:
+                each.cancel()
 
 
 def _prefix(place: _Place) -> str:

@@ -141,3 +141,27 @@ class FakeSlicedDriver(FakeDriver):
         return {
             key: value for key, value in observed.items() if naming.owner_hash(self.owners.get(key, "")) % of == index
         }
+
+
+class FakePlacedDriver(FakeDriver):
+    """Items are in the place that their key begins with, up to *end*; ``read`` tells which places were read."""
+
+    def __init__(self, name: str, end: str = " ") -> None:
+        super().__init__(name)
+        self._end = end
+        self.read: list[str] = []
+
+    def observe(self, keys: Mapping[Key, ObjectId] | None = None) -> dict[Key, Value]:
+        self.read += sorted({self.place_of(key) for key in (self.items if keys is None else keys)})
+        return super().observe(keys)
+
+    def places(self) -> set[str]:
+        return {self.place_of(key) for key in super().observe()}  # fails as reading does
+
+    def place_of(self, key: Key) -> str:
+        place, _, rest = key.partition(self._end)
+        return place if rest else "/"
+
+    def observe_place(self, place: str) -> dict[Key, Value]:
+        self.read.append(place)
+        return {key: value for key, value in super().observe().items() if self.place_of(key) == place}

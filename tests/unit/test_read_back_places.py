@@ -3,34 +3,14 @@
 
 from __future__ import annotations
 
-from agent.core.items import Link
 from agent.core.plan import Group, ObjectId, Plan
 from agent.core.reconciler import Reconciler
 from agent.core.retry import Backoff
-from agent.read_back import ReadBack, made_anew
-from tests.fakes.drivers import FakeDriver
+from agent.read_back import ReadBack
+from tests.fakes.drivers import FakePlacedDriver
 from tests.golden.host_states import Clock
 
 ROUTER, FLOATING = ObjectId("router:1"), ObjectId("floating_ip:1")
-
-
-class FakePlacedDriver(FakeDriver):
-    """Items are in the place that their key begins with; ``read`` are the places that were read."""
-
-    def __init__(self) -> None:
-        super().__init__("nat")
-        self.read: list[str] = []
-
-    def places(self):
-        self.observe()  # fails as reading does
-        return {self.place_of(key) for key in self.items}
-
-    def place_of(self, key):
-        return key.partition(" ")[0]
-
-    def observe_place(self, place):
-        self.read.append(place)
-        return {key: value for key, value in self.observe().items() if self.place_of(key) == place}
 
 
 def plan(**more: str) -> Plan:
@@ -41,7 +21,7 @@ def plan(**more: str) -> Plan:
 
 class Host:
     def __init__(self):
-        self.driver, self.clock = FakePlacedDriver(), Clock()
+        self.driver, self.clock = FakePlacedDriver("nat"), Clock()
         self.reconciler = Reconciler((self.driver,), self.clock, self.clock, Backoff())
         self.reconciler.run(plan(), 1)
         self.read_back = ReadBack((self.driver,), self.clock, interval=60.0)
@@ -97,43 +77,3 @@ def test_places_that_cannot_be_listed_are_a_driver_that_cannot_be_read():
     host.driver.fail_observe(2)
     assert host.round() == 0
     assert host.reconciler.unusable() == {"nat"}
-
-
-def veth(key: str, peer: str) -> Link:
-    return Link(key.rpartition("/")[2], "veth", "router:1", 1500, peer=peer, namespace=key.rpartition("/")[0])
-
-
-class PlacedLinks(FakePlacedDriver):
-    """Devices of a namespace are in a place of that name, those of the host in one called /."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.name = "links"
-
-    def place_of(self, key):
-        return key.rpartition("/")[0] or "/"
-
-
-def test_what_hangs_on_what_was_made_anew_is_read_back_at_once_and_nothing_else():
-    links, nat, clock = PlacedLinks(), FakePlacedDriver(), Clock()
-    reconciler = Reconciler((links, nat), clock, clock, Backoff())
-    pair = {"outer": veth("outer", "a/inner"), "a/inner": veth("a/inner", "outer"), "b/alone": veth("b/alone", "")}
-    wanted = Plan({ROUTER: Group(ROUTER, {"links": pair, "nat": {"a 1": "x", "b 1": "x"}})})
-    reconciler.run(wanted, 1)
-    assert made_anew(reconciler, links) == {"/", "a", "b"}
-    reconciler.verify_written()
-    assert made_anew(reconciler, links) == set()
-
-    links.tamper("outer", None)
-    nat.tamper("a 1", None)
-    nat.tamper("b 1", None)
-    reconciler.read_back(links, 0, 1)
-    reconciler.run(wanted, 1)
-    anew = made_anew(reconciler, links)
-    nat.read.clear()
-    ReadBack((links, nat), clock, interval=60.0).read_places(reconciler, nat, anew)
-
-    assert anew == {"/", "a"}
-    assert nat.read == ["a"]
-    reconciler.run(wanted, 1)
-    assert nat.items == {"a 1": "x"}
