@@ -64,6 +64,10 @@ class PortAnswers:
         """Return the frame of a periodic router advertisement, None if the port gets none."""
         return ra_answers.unsolicited(self.data, self._identity)
 
+    def farewell(self, router_mac: str) -> bytes:
+        """Return the frame by which the router that had this MAC address takes leave."""
+        return ra_answers.farewell(self.data, router_mac, self._identity)
+
 
 def _rehearse(data: PortData, identity: bytes) -> None:
     """Put together once what a client could ask for; raises what a tenant's packet would meet."""

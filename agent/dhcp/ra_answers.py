@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import lru_cache
 
@@ -91,6 +91,22 @@ def unsolicited(port: PortData, identity: bytes) -> bytes | None:
     """
     advertisement = advertise(port)
     return None if advertisement is None else _frame(advertisement, port, identity, ALL_NODES, _ALL_NODES_MAC)
+
+
+def farewell(port: PortData, router_mac: str, identity: bytes) -> bytes:
+    """Return the frame by which a router that is none any more takes leave of the port's hosts.
+
+    They know routers by the link-local address that advertisements come from, so nobody
+    else's ends their default route by this one (RFC 4861, section 6.2.5).
+    """
+    now = advertise(port)
+    advertisement = RouterAdvertisement(
+        source_mac=frames6.packed_mac(router_mac),
+        lifetime=0,
+        managed=now is not None and now.managed,
+        other=now is not None and now.other,
+    )
+    return _frame(advertisement, replace(port, router_mac=router_mac), identity, ALL_NODES, _ALL_NODES_MAC)
 
 
 def next_time(sent: int, now: float, jitter: float) -> float:

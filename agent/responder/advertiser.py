@@ -50,11 +50,12 @@ class Advertiser:
     def add(self, port: FramePort, *, known_before: bool = False) -> None:
         """Advertise to *port* from now on.
 
-        A port that is new, or whose data has changed, is told soon and three times.
+        A port that is new, or whose data has changed, is told soon and three times; of a
+        router that has gone as well.
         *known_before*: an earlier process has done that; it is only reminded.
         """
         now, jitter = self._clock(), self._jitter()
-        if port.answers.advertisement() is None:
+        if port.answers.advertisement() is None and not port.departed:
             return
         if known_before:
             self._push(now + jitter * SHORTEST_INTERVAL, port, INITIAL_COUNT)
@@ -73,6 +74,8 @@ class Advertiser:
             if self._heap[0][0] > now:
                 return self._heap[0][0] - now
             _, _, port, sent = heapq.heappop(self._heap)
+            if port.departed and sent < INITIAL_COUNT:
+                self._send(port.answers.farewell(port.departed))
             self._advertise(port)
             self._push(next_time(sent + 1, now, self._jitter()), port, sent + 1)
         return REST

@@ -56,12 +56,16 @@ class Record:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FramePort:
-    """A port whose frames are answered; one object for each time that its data changes."""
+    """A port whose frames are answered; one object for each time that its data changes.
+
+    ``departed`` is the MAC address of the router that its hosts were told of last and that is none now.
+    """
 
     key: str
     identity: bytes
     answers: PortAnswers
     record: Record
+    departed: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -147,7 +151,8 @@ class Knowledge:
         if taken is not None:  # whose number was given away while we did not hear of it
             LOG.warning("%s: has the identity of %s, which is forgotten", key, taken.key)
             self.delete(taken.key)
-        found = FramePort(key, identity, answers, self._records.setdefault(port, Record()))
+        departed = _departed(before, known.router_mac) if before is not None else ""
+        found = FramePort(key, identity, answers, self._records.setdefault(port, Record()), departed)
         self.ports[identity] = self._frame_ports[key] = found
         self.on_port(found)
 
@@ -182,6 +187,13 @@ class Knowledge:
             del self.aliases[alias]
             if keep is None:
                 self.on_alias_lost(key, alias)
+
+
+def _departed(before: FramePort, router_mac: str) -> str:
+    """Return which router has gone if a port's is *router_mac* now, as far as it is known."""
+    last = before.answers.data.router_mac
+    departed = last if last not in ("", router_mac) else before.departed
+    return departed if departed != router_mac else ""
 
 
 def packed_address(text: str) -> bytes:

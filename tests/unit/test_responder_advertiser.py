@@ -5,12 +5,16 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import pytest
+from scapy.layers.inet6 import ICMPv6ND_RA, IPv6
+from scapy.layers.l2 import Ether
 
+from agent.core.service_identity import link_local
+from agent.dhcp.data import encode_port
 from agent.dhcp.port_answers import PortAnswers
 from agent.dhcp.ra_answers import LONGEST_INTERVAL, SHORTEST_INTERVAL
 from agent.responder.advertiser import Advertiser
 from agent.responder.counters import Counters
-from agent.responder.knowledge import FramePort, Record
+from agent.responder.knowledge import FramePort, Knowledge, Record
 from tests.dhcp6_client import IPV4, PORT
 
 
@@ -132,3 +136,49 @@ def test_a_port_that_changes_all_the_time_fills_nothing(changes):
     for number in range(changes):
         world.add(1, replace(PORT, mtu=1280 + number))
     assert len(world.advertiser._heap) < 100
+
+
+ROUTED = replace(PORT, subnets=tuple(replace(subnet, routed=True) for subnet in PORT.subnets))
+ROUTER, OTHER = "fa:16:3e:00:00:aa", "fa:16:3e:00:00:bb"
+IDENTITY = "06:48:50:00:00:09"
+
+
+def told(*data):
+    """Return the lifetimes that a port's hosts have heard of each router in the end, and how often they heard one."""
+    frames = []
+    knowledge, world = Knowledge(), World()
+
+    def send(frame):
+        frames.append(frame)
+        return True
+
+    world.advertiser = Advertiser(knowledge.ports, send, world.counters, lambda: world.now, lambda: world.jitter)
+    knowledge.on_port = world.advertiser.add
+    for number, each in enumerate(data):
+        knowledge.put("dhcp 1", str(number), {"identity": IDENTITY, "port": encode_port(each)})
+        world.run(100)
+    packets = [Ether(frame) for frame in frames]
+    heard = {packet[IPv6].src: packet[ICMPv6ND_RA].routerlifetime for packet in packets}
+    return heard, [packet[IPv6].src for packet in packets]
+
+
+def test_a_router_that_goes_takes_leave_by_its_own_name():
+    """Hosts know it by the address that it sent from: no other's advertisement ends their default route."""
+    heard, _ = told(replace(ROUTED, router_mac=ROUTER), PORT)
+    assert heard == {link_local(ROUTER): 0, link_local(PORT.server_mac): 0}
+
+
+def test_a_router_that_takes_another_ones_place_sees_it_off():
+    heard, _ = told(replace(ROUTED, router_mac=ROUTER), replace(ROUTED, router_mac=OTHER))
+    assert heard == {link_local(ROUTER): 0, link_local(OTHER): 1800}
+
+
+def test_a_router_that_comes_back_stays():
+    heard, _ = told(replace(ROUTED, router_mac=ROUTER), PORT, replace(ROUTED, router_mac=ROUTER))
+    assert heard == {link_local(ROUTER): 1800, link_local(PORT.server_mac): 0}
+
+
+def test_leave_is_taken_a_few_times_even_if_nothing_else_is_to_be_said():
+    heard, senders = told(replace(ROUTED, router_mac=ROUTER), replace(PORT, subnets=(IPV4,), addresses=()))
+    assert heard == {link_local(ROUTER): 0}
+    assert len(senders) == 6
