@@ -10,6 +10,11 @@ lost, or undone by a last frame from the old place.  On other networks nobody le
 places, and one is enough.  A gateway that has moved comes before everything else, and
 with more at a time: its traffic waits.  Floating IPs that moved with it under its own MAC
 address do not hold up others.
+
+A gateway is repeated for longer.  Two may have been active at once, of which one hears the
+other (BFD, once a second while it is down, RFC 5880 section 6.8.3) and falls silent only
+after the first has spoken; and an Open vSwitch bridge learns from what it has forwarded
+with a delay of 0.5 s, so that an old place overwrites one that it has heard of since.
 """
 
 from __future__ import annotations
@@ -29,6 +34,7 @@ URGENT_AT_ONCE = 16  # gateways in one step
 PACE = 0.02  # seconds between two steps, at least
 REST = 2.0  # times the seconds that the last step took, at least
 REPEATS = (0.15, 0.5, 2.0)  # seconds after the first, on physical networks
+URGENT_REPEATS = (*REPEATS, 1.0, 5.0)  # seconds after the first, of a gateway
 _URGENT, _PHYSICAL, _OTHER = 0, 1, 2
 
 
@@ -93,7 +99,8 @@ class Announcements:
                 # What is urgent is due before all that waits already.
                 first = 0.0 if voice.urgent else now
                 heapq.heappush(self._queue, (first, urgency, next(self._order), _Spoken(router, what)))
-                for delay in REPEATS if voice.repeated else ():
+                repeats = URGENT_REPEATS if voice.urgent else REPEATS
+                for delay in repeats if voice.repeated else ():
                     entry = (now + delay, _PHYSICAL, next(self._order), _Spoken(router, what))
                     heapq.heappush(self._queue, entry)
         self._voices = heard

@@ -13,6 +13,7 @@ it for ``LINGER`` more.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
 from collections.abc import Callable, Collection, Mapping
@@ -110,6 +111,7 @@ class Gateways:
         self._lingering: dict[RouterId, float] = {}  # until when
         self._members: dict[NetworkId, tuple[Mapping[EndpointId, Endpoint], frozenset[HostName]]] = {}
         self._used: dict[RouterId, HostName] = {}  # the last host that was used, even if there is none now
+        self._claims = itertools.count(1)
         self._due: float | None = None
         self._flows_lost = False
         self._heard = False  # somebody, since there has been anybody to hear
@@ -188,7 +190,8 @@ class Gateways:
                 active.add(id_)
         interval = session_interval(len(names))
         peers = tuple(Peer(name, interval) for name in sessions)
-        state = GatewayState(hosts, frozenset(active), peers, path_down=not usable)
+        claims = self._claimed([router for id_, router in mine.items() if hosts[id_] == self._own], sessions)
+        state = GatewayState(hosts, frozenset(active), claims=claims, peers=peers, path_down=not usable)
         last = self._report.state.hosts
         conflicts = self._healed([gateway_order(mine[id_]) for id_ in mine if last.get(id_) == self._own], sessions)
         state = self._publish(state, reason, detail, sessions, conflicts)
@@ -224,6 +227,22 @@ class Gateways:
             key: before[key] if key in before and before[key][0] == value else (value, now)
             for key, value in values.items()
         }
+
+    def _claimed(self, used: Collection[Router], sessions: Sessions) -> dict[RouterId, int]:
+        """Return the claims to the gateways *used* here; those that have just come are new.
+
+        So are those to which another host may have had a claim as well: one that was not
+        heard and is again.  Switches outside may know the way there only.
+        """
+        last = self._report
+        heard = {host for host, session in sessions.items() if _is_up(session) and not _is_up(last.sessions.get(host))}
+        claims: dict[RouterId, int] = {}
+        for router in used:
+            claim = last.state.claims.get(router.id)
+            if claim is None or not heard.isdisjoint(gateway_order(router)):
+                claim = next(self._claims)
+            claims[router.id] = claim
+        return claims
 
     def _healed(self, orders: Collection[tuple[HostName, ...]], sessions: Sessions) -> int:
         """Count preferred gateways that are back and never held back: they were active meanwhile, as was ours."""

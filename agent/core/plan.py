@@ -55,9 +55,10 @@ class Group:
 class Voice:
     """Addresses that a router has under one MAC address behind one port of the switch.
 
-    They are announced when they appear.  ``device`` is the name of that port.
-    ``repeated``: switches outside learn the place from it.  ``urgent``: traffic waits for
-    it now, because a gateway has moved.
+    They are announced when they appear, and when any of this changes.  ``device`` is the
+    name of that port.  ``repeated``: switches outside learn the place from it.  ``urgent``:
+    traffic waits for it now, because a gateway has moved.  ``claim`` is the host's claim to
+    the gateway that it moves with, 0 if switches need not hear of it again.
     """
 
     device: str
@@ -65,6 +66,7 @@ class Voice:
     addresses: tuple[str, ...]
     repeated: bool
     urgent: bool
+    claim: int = 0
 
 
 # By router, so that what has not changed is one and the same object; then by what speaks.

@@ -8,7 +8,7 @@ group of its own; a change of the router itself plans that router again.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from agent.core import naming
@@ -167,7 +167,8 @@ class _Planning:
         elif local.gateway is not None:
             build = partial(router_groups.plan_remote, local, local.gateway)
             self._group(router_groups.interface_id(local, local.gateway), (local,), build)
-        self.voices[base] = memo.value(("voices", base), (local, spoken), partial(_voices, local, spoken))
+        claim = self._ground.gateways.claims.get(local.router.id, 0)
+        self.voices[base] = memo.value(("voices", base), (local, spoken, claim), partial(_voices, local, spoken, claim))
         self.problems += route_problems(local, routes)
         self.problems += _problems(local)
 
@@ -203,7 +204,7 @@ def _legs(local: LocalRouter) -> tuple[Leg, ...]:
     return local.legs if local.gateway is None else (*local.legs, local.gateway)
 
 
-def _voices(local: LocalRouter, spoken: Mapping[ObjectId, Voice]) -> Mapping[ObjectId, Voice]:
+def _voices(local: LocalRouter, spoken: Mapping[ObjectId, Voice], claim: int) -> Mapping[ObjectId, Voice]:
     """Return what a router speaks for here: its gateway, and its interfaces where switches learn places."""
     # What a distributed router's advertisements say is not what it has on a physical network: see ``leg_flows``.
     only_ipv4 = local.place.everywhere
@@ -214,11 +215,15 @@ def _voices(local: LocalRouter, spoken: Mapping[ObjectId, Voice]) -> Mapping[Obj
             tuple(a.address for a in leg.addresses if leg.is_gateway or not (only_ipv4 and a.is_ipv6)),
             repeated=leg.segment.network.type.is_physical,
             urgent=True,
+            claim=claim,
         )
         for leg in (_legs(local) if local.active else ())
         if leg.is_gateway or leg.segment.network.type.is_physical
     }
-    return {**own, **spoken} if own else spoken
+    if not own:
+        return spoken
+    # What is not urgent has the gateway's MAC address, or does not move with it.
+    return own | {what: replace(voice, claim=claim) if voice.urgent else voice for what, voice in spoken.items()}
 
 
 def _problems(local: LocalRouter) -> list[Problem]:

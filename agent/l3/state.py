@@ -28,10 +28,12 @@ class GatewayState:
 
     ``active``: the routers whose gateway works here; that may be one more than ``hosts``
     says, while another host takes over.  ``peers`` are sorted by host; ``path_down`` tells
-    them that no gateway here is to be used.
+    them that no gateway here is to be used.  ``claims`` has a number for each router whose
+    gateway is to be used here; with a new one it is announced anew.
     """
 
     hosts: Mapping[RouterId, HostName | None] = field(default_factory=lambda: MappingProxyType({}))
     active: frozenset[RouterId] = frozenset()
+    claims: Mapping[RouterId, int] = field(default_factory=lambda: MappingProxyType({}))
     peers: tuple[Peer, ...] = ()
     path_down: bool = False

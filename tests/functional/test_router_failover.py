@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from agent.announcements import URGENT_REPEATS
 from agent.sandbox.layout import EXTERNAL, UNDERLAY
 from agent.store.document import HostFields
 from tests.functional.lab import EchoReport, EchoStream, Lab, eventually
@@ -60,6 +61,8 @@ DEATH = 1.0  # seconds that a dead gateway may cost
 # external network lead to one of them what they do not bring to it.  Mostly it is less than 0.02 s; but those of Open
 # vSwitch that know a flow already learn from it only when they look through all of them, every 0.5 s.
 HANDOVER = 0.6
+# Seconds in which a gateway has been announced for the last time; upstream asks anew only after eight.
+AGAIN = max(URGENT_REPEATS) + 1
 LATE = 0.5  # seconds that a scheduling hiccup of the machine may delay a reply: late is not lost
 SETTLE = 1.0  # seconds of streams before and after
 
@@ -220,14 +223,44 @@ def test_a_gateway_whose_switch_restarts_is_replaced_until_it_has_its_flows(
     assert_short(stop(flowing, "ovs-vswitchd restarted"), DEATH)
 
 
-def test_gateways_that_do_not_see_each_other_are_both_active_until_they_do(lab: Lab) -> None:
-    conflicts = routers(lab, "host2")["gateways"]["conflicts"]
+def part(lab: Lab) -> None:
+    """Let the gateway hosts not hear each other, until each has found that the gateway is its own."""
     lab.sandbox.partition("host1", "host2")
-    wait_gateway(lab, "c", "host2", ("host2",))
-    wait_gateway(lab, "c", "host1", ("host1",))
+    for router in ("c", "d"):
+        wait_gateway(lab, router, "host2", ("host2",))
+        wait_gateway(lab, router, "host1", ("host1",))
+
+
+def heal(lab: Lab) -> None:
     lab.sandbox.heal("host1", "host2")
     for router in ("c", "d"):
         wait_gateway(lab, router, "host1", ALL)
+
+
+def test_when_two_were_active_switches_outside_hear_again_of_the_one_that_stays(lab: Lab) -> None:
+    """Nothing else is sent from the gateway's address meanwhile, and the other one has announced it last."""
+    conflicts = routers(lab, "host2")["gateways"]["conflicts"]
+    part(lab)
+    heal(lab)
     assert routers(lab, "host2")["gateways"]["conflicts"] > conflicts
-    for stream in STREAMS:
-        lab.assert_connection(stream.source, stream.address, 5)
+    lab.assert_connection("upstream", "203.0.113.4", AGAIN)
+
+
+@pytest.mark.parametrize("number", range(FAILOVERS))
+def test_what_two_active_gateways_break_ends_with_the_partition_even_while_the_store_is_away(
+    lab: Lab, flowing: dict[Stream, EchoStream], number: int
+) -> None:
+    """Meanwhile answers may come to the one that has not translated the question."""
+    lab.sandbox.store.stop(kill=True)
+    part(lab)
+    time.sleep(SETTLE)
+    heal(lab)
+    agreed = time.monotonic()
+    reports = stop(flowing, "gateways parted, store away")
+    lab.sandbox.store.start()
+    for stream, report in reports.items():
+        if stream.by_gateway:
+            late = [moment - agreed for moment in report.lost if moment > agreed + HANDOVER]
+            assert not late, (stream.name, late)
+        else:
+            assert_nothing_lost({stream: report})

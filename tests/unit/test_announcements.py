@@ -6,8 +6,9 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from concurrent.futures import Future
+from dataclasses import replace
 
-from agent.announcements import AT_ONCE, PACE, REPEATS, REST, Announcements
+from agent.announcements import AT_ONCE, PACE, REPEATS, REST, URGENT_REPEATS, Announcements
 from agent.core.model import PortId
 from agent.core.plan import ObjectId, Voice
 from tests.golden.host_states import Clock
@@ -154,7 +155,7 @@ def test_a_gateway_that_has_moved_here_comes_before_all_ports_that_wait():
     speaking.queue.hear({ROUTER: {GATEWAY: AT_GATEWAY, FLOATING: AT_FLOATING}})
     sent = speaking.sent()
     assert sent[:2] == [5077, 5077]  # an address of each family
-    assert sent.count(5077) == 2 * (1 + len(REPEATS)) + 1
+    assert sent.count(5077) == 2 * (1 + len(URGENT_REPEATS)) + 1
 
 
 def test_only_what_is_new_of_a_router_is_announced():
@@ -166,6 +167,13 @@ def test_only_what_is_new_of_a_router_is_announced():
     speaking.queue.hear({ROUTER: {}})
     speaking.queue.hear({ROUTER: {FLOATING: AT_FLOATING}})
     assert speaking.sent() == [5077]
+
+
+def test_a_gateway_that_is_claimed_again_is_announced_again():
+    speaking = Speaking()
+    for claim, sent in ((1, 2 * (1 + len(URGENT_REPEATS)) + 1), (1, 0), (2, 2 * (1 + len(URGENT_REPEATS)))):
+        speaking.queue.hear({ROUTER: {GATEWAY: replace(AT_GATEWAY, claim=claim), FLOATING: AT_FLOATING}})
+        assert len(speaking.sent()) == sent
 
 
 def test_what_fell_silent_meanwhile_is_not_announced_from_here():

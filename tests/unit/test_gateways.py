@@ -306,6 +306,20 @@ def test_a_failover_counts_even_if_there_was_no_gateway_in_between() -> None:
     assert seen.gateways.report.failovers == before + 1
 
 
+def test_a_gateway_is_claimed_anew_when_it_comes_and_when_another_may_have_had_it() -> None:
+    """Another that was not heard may have announced itself to switches outside, and is silent from now on."""
+    seen = Seen(G1)
+    claims = [seen.settled({G2: FORWARDING, A: FORWARDING}).claims[EDGE]]
+    for sessions in ({G2: DOWN, A: FORWARDING}, {G2: FORWARDING, A: DOWN}, {G2: FORWARDING, A: FORWARDING}):
+        claims.append(seen.at(1, sessions).claims[EDGE])
+    assert claims == [1, 1, 2, 2]
+    seen.at(1, {G2: FORWARDING, A: FORWARDING}, drained=G1)
+    assert not seen.at(SETTLE, {G2: FORWARDING, A: FORWARDING}, drained=G1).claims  # it only forwards what still comes
+    seen.at(LINGER / 4, {G2: FORWARDING, A: FORWARDING})
+    state = seen.at(LINGER / 4, {G2: DOWN, A: FORWARDING})
+    assert (state.active, state.claims) == (frozenset({EDGE}), {EDGE: 3})
+
+
 def test_what_has_not_changed_is_the_same_object() -> None:
     seen = Seen(A)
     first = seen.at(0, {G1: FORWARDING, G2: FORWARDING})

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from agent.core.errors import Actor
-from agent.core.model import HostName, NetworkId, PortId
+from agent.core.model import HostName, NetworkId, PortId, RouterId
 from agent.core.plan import ItemRef, ObjectId
 from agent.core.service_identity import link_local
 from tests.golden.l2_world import mac, underlay
@@ -393,6 +393,19 @@ class TestVoices:
         assert {voice.mac for voice in voices.values()} == {leg_mac(3)}
         assert "router:edge/address/203.0.113.40" in voices
         assert not edge_world(distributed=False, active="there").plan().voices[EDGE]
+
+    @pytest.mark.parametrize("distributed", [False, True])
+    def test_a_new_claim_is_told_of_all_mac_addresses_that_move_with_the_gateway(self, distributed):
+        world = edge_world(distributed=distributed)
+        told = []
+        for claim in (1, 2):
+            world.gateways = replace(world.gateways, claims={RouterId("edge"): claim})
+            told.append(world.plan(world.memo).voices[EDGE])
+        again = [voice for what, voice in told[1].items() if told[0][what] != voice]
+        assert {voice.claim for voice in again} == {2}
+        # Floating IPs that leave from here whoever has the gateway.
+        elsewhere = {"fa:16:3e:ff:ff:01", "fa:16:3e:ff:ff:03"} if distributed else set()
+        assert {voice.mac for voice in again} == {voice.mac for voice in told[0].values()} - elsewhere
 
     def test_floating_ips_of_a_distributed_router_speak_under_their_own_mac_addresses(self):
         voices = edge_world(distributed=True, active="there").plan().voices[EDGE]
