@@ -16,7 +16,7 @@ from agent.core.plan import Group, ItemRef, Key, ObjectId, Value
 from agent.l3 import leg_flows, rules
 from agent.l3.devices import leg_address_keys, plan_leg, plan_settings
 from agent.l3.local_router import Leg, LocalRouter
-from agent.l3.routes import StaticRoutes, default_routes
+from agent.l3.routes import StaticRoutes, default_routes, outer_prefixes, untracked_prefixes
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,7 +30,7 @@ class Frame:
 def plan_frame(local: LocalRouter, routes: StaticRoutes) -> Frame:
     """Plan the namespace, its settings and its chains."""
     settings, need_settings = plan_settings(local)
-    chains, need_chains = rules.plan_frame(local, [destination for destination, _ in routes.inside])
+    chains, need_chains = rules.plan_frame(local, untracked_prefixes(local, routes))
     items: dict[str, Mapping[Key, Value]] = {
         "netns": {local.namespace: str(local.router.id)},
         "routes": settings,
@@ -74,8 +74,7 @@ def plan_interface(local: LocalRouter, leg: Leg, gate: frozenset[ItemRef], route
             leg_flows.add_shared_answers(flows, leg)
             if not local.active and local.router.gateway is not None:
                 inside = (*local.prefixes(ipv6=False), *local.prefixes(ipv6=True), *(d for d, _ in routes.inside))
-                outside = tuple(destination for destination, _ in routes.outside)
-                leg_flows.add_choice(flows, leg, inside, outside, local.away)
+                leg_flows.add_choice(flows, leg, inside, outer_prefixes(local, routes), local.away)
     elif not local.serves:
         leg_flows.add_way(flows, leg, local.away)
     return Group(interface_id(local, leg), {**planned, "flows": flows}, requires)

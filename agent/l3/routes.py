@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from ipaddress import IPv4Network, ip_network
 from typing import TypeAlias
 
 from agent.core.errors import Actor, Problem
@@ -92,6 +93,41 @@ def default_routes(
             items[key] = f"dev {leg.device}"
             requires[ItemRef("routes", key)] = _needs(local, leg)
     return items, requires
+
+
+def outer_prefixes(local: LocalRouter, routes: StaticRoutes) -> tuple[str, ...]:
+    """Return the prefixes in those reached by interfaces that are reached by the gateway all the same: longer ones."""
+    connected = () if local.gateway is None else local.gateway.addresses
+    covered = {
+        each.subnet.cidr for each in connected if any(_covers(way, each.subnet.cidr) for way, _ in routes.inside)
+    }
+    return (*(destination for destination, _ in routes.outside), *sorted(covered))
+
+
+def untracked_prefixes(local: LocalRouter, routes: StaticRoutes) -> list[str]:
+    """Return the IPv4 prefixes that are reached by interfaces, sorted, without what in them is reached by the gateway.
+
+    Floating IPs are on the gateway's own network, and among everything: a route that takes
+    everything inside does not tell what stays there.
+    """
+    ways = {destination for destination, _ in routes.inside if ":" not in destination} - {DEFAULTS[False]}
+    outer = [IPv4Network(each) for each in outer_prefixes(local, routes) if ":" not in each]
+    found: set[IPv4Network] = set()
+    for text in (*local.prefixes(ipv6=False), *ways):
+        left = {IPv4Network(text)}
+        for hole in outer:
+            around = next((part for part in left if hole.subnet_of(part)), None)
+            if around is not None:
+                left = (left - {around}) | set(around.address_exclude(hole))
+        found |= left
+    return sorted(map(str, found))
+
+
+def _covers(wide: str, narrow: str) -> bool:
+    if (":" in wide) != (":" in narrow):
+        return False
+    outer, inner = ip_network(wide), ip_network(narrow)
+    return outer.supernet_of(inner)  # type: ignore[arg-type]
 
 
 def _leaves(local: LocalRouter) -> bool:

@@ -23,7 +23,6 @@ MARK_CHAIN: Final = "hp-mark"
 OUTSIDE_MARK: Final = 0x1
 SCOPE_SHIFT: Final = 8
 SCOPE_MASK: Final = SCOPES << SCOPE_SHIFT
-EVERYTHING: Final = "0.0.0.0/0"  # floating IPs are among it
 INTERNAL_DEVICES: Final = "qr-+"
 # Values of driver ``translations`` for the gateway's address: who leaves under it.
 ANYBODY: Final = "*"
@@ -81,10 +80,12 @@ def shared_source(local: LocalRouter) -> str | None:
     return next((address.address for address in local.outside_leg.addresses if not address.is_ipv6), None)
 
 
-def plan_frame(local: LocalRouter, inside: Iterable[str]) -> tuple[dict[Key, Value], dict[ItemRef, frozenset[ItemRef]]]:
+def plan_frame(
+    local: LocalRouter, untracked: Iterable[str]
+) -> tuple[dict[Key, Value], dict[ItemRef, frozenset[ItemRef]]]:
     """Return the chains of a router, the jumps into them, its notrack rules, and what each requires.
 
-    *inside* are prefixes that static routes lead to by its interfaces.
+    *untracked* are the IPv4 prefixes that nothing is translated on the way to, of a distributed router.
     """
     items: dict[Key, Value] = {}
     requires: dict[ItemRef, frozenset[ItemRef]] = {}
@@ -109,8 +110,7 @@ def plan_frame(local: LocalRouter, inside: Iterable[str]) -> tuple[dict[Key, Val
         requires[ItemRef("nat", passed)] = frozenset((local.netns,))
         requires[forward] = frozenset((*requires[forward], ItemRef("nat", passed)))
     if local.place.everywhere:
-        stays = {each for each in inside if ":" not in each and each != EVERYTHING}
-        for prefix in sorted({*local.prefixes(ipv6=False), *stays}):
+        for prefix in untracked:
             rule = text.rule(text.destination(prefix), text.from_device(INTERNAL_DEVICES), "-j CT --notrack")
             key = rule_key(space, naming.NOTRACK_CHAIN, rule)
             items[key] = text.NONE

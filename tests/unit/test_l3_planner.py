@@ -2,6 +2,7 @@
 """What a host holds for its routers, what must be in place before what, and what a change costs."""
 
 from dataclasses import replace
+from ipaddress import ip_network
 
 import pytest
 
@@ -194,6 +195,16 @@ class TestTranslation:
             "-d 10.1.0.0/24 -i qr-+ -j CT --notrack",
         ]
         assert not rules(edge_world(distributed=False), "raw", "hp-notrack")
+
+    def test_what_leaves_is_tracked_although_a_shorter_route_stays_inside(self):
+        """Without state it would leave untranslated."""
+        ways = (("10.9.0.0/16", "10.0.0.9"), ("10.9.128.0/17", "203.0.113.1"), ("203.0.0.0/16", "10.0.0.9"))
+        world = edge_world(distributed=True)
+        world.change_router("edge", routes=ways)
+        untracked = {rule.split()[1] for rule in rules(world, "raw", "hp-notrack")}
+        assert {"10.0.0.0/24", "10.1.0.0/24", "10.9.0.0/17", "203.0.0.0/18"} <= untracked
+        assert not any(ip_network(each).overlaps(ip_network("10.9.128.0/17")) for each in untracked)
+        assert not any(ip_network(each).overlaps(ip_network("203.0.113.0/24")) for each in untracked)
 
     def test_nor_has_what_static_routes_keep_inside(self):
         world = edge_world(distributed=True)
