@@ -27,6 +27,7 @@ def router_lines(answer: Answer, now: float) -> Iterator[str]:
         yield from table(watched, ("watched host", "gateway", "for"))
     if count(gateways, "failovers") or count(gateways, "conflicts"):
         yield f"{count(gateways, 'failovers')} times another gateway was chosen; {_conflicts(gateways)}"
+        yield "each time connections through SNAT and port forwardings may have ended, never those of floating IPs"
 
 
 def _row(router: Answer, now: float) -> list[Value]:

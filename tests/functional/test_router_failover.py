@@ -145,6 +145,7 @@ def assert_nothing_lost(reports: dict[Stream, EchoReport]) -> None:
 def test_a_drained_host_gives_its_gateways_up_and_takes_them_back(
     lab: Lab, flowing: dict[Stream, EchoStream], number: int
 ) -> None:
+    failovers = routers(lab, "host3")["gateways"]["failovers"]
     lab.applied(lab.writer.set_host("host1", HostFields(drain=True)))
     for router in ("c", "d"):
         wait_gateway(lab, router, "host2", ALL)
@@ -152,6 +153,7 @@ def test_a_drained_host_gives_its_gateways_up_and_takes_them_back(
     lab.writer.set_host("host1", HostFields(drain=False))
     for router in ("c", "d"):
         wait_gateway(lab, router, "host1", ALL)
+    assert routers(lab, "host3")["gateways"]["failovers"] >= failovers + 4  # of two routers, there and back
     assert_short(stop(flowing, "drained and back"), HANDOVER)
 
 
