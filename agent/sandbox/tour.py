@@ -23,6 +23,7 @@ from agent.sandbox.layout import UNDERLAY_NETWORK, host_names
 from agent.sandbox.picture import topology
 from agent.sandbox.reach import Ping, ping_all
 from agent.sandbox.sandbox import Sandbox, remove
+from agent.sandbox.way_out import DOCUMENT, FIRST, FLOATING_IP, INSTANCE, OUTSIDE, SECOND, add_router, lose_gateway
 from agent.status import client
 from agent.store.records import PortRecord
 from agent.store.writer import Writer
@@ -83,7 +84,7 @@ def _show(file: str) -> bool:
     document = read_document(file)
     check_names(document, host_names(HOSTS))
     with watch.step("hosts, Open vSwitch, store and agents started"):
-        sandbox = Sandbox.create(NAME, HOSTS)
+        sandbox = Sandbox.create(NAME, HOSTS, external=True)
     _say("Each host has network namespaces, an Open vSwitch and one daemon, hostplane-agent, of its own.")
     _say("A wire joins them. One store, an OVSDB database, tells both agents what is wanted.")
 
@@ -107,7 +108,11 @@ def _show(file: str) -> bool:
     with watch.step("instances asked for their addresses and metadata"):
         good = _answers(sandbox, done.ports) and good
 
-    _title("6. What the agents say")
+    _title("6. The way out, and how it is lost")
+    with watch.step("router made, its gateway lost while an instance pings"):
+        _way_out(sandbox, done.ports)
+
+    _title("7. What the agents say")
     for host in sandbox.hosts:
         _command(host, "status")
     _command(sandbox.hosts[0], "status", "ports")
@@ -115,10 +120,10 @@ def _show(file: str) -> bool:
     for name in here[:1]:
         _command(sandbox.hosts[0], "status", "port", name)
 
-    _title("7. What Prometheus would read on host1 (some of it)")
+    _title("8. What Prometheus would read on host1 (some of it)")
     _say("\n".join(_metrics(sandbox.hosts[0])))
 
-    _title("8. How long it took")
+    _title("9. How long it took")
     for name, seconds in watch.steps.items():
         _say(f"  {seconds:6.2f} s  {name}")
     return good
@@ -186,6 +191,20 @@ def _answers(sandbox: Sandbox, ports: Sequence[PortRecord]) -> bool:
         else "  Each was told what its own port says: what counts is where a question came in, not what it says."
     )
     return not wrong
+
+
+def _way_out(sandbox: Sandbox, ports: Sequence[PortRecord]) -> None:
+    """Show a router with a floating IP, and its gateway that another host takes over."""
+    if INSTANCE not in {port.name for port in ports}:
+        _say(f"  There is no {INSTANCE} here to send out.")
+        return
+    _say("\n".join(f"  {line}" for line in DOCUMENT.splitlines()))
+    add_router(sandbox)
+    _say(f"{INSTANCE} on {SECOND} reaches {OUTSIDE} by {FIRST}, and is {FLOATING_IP} there.")
+    seconds = lose_gateway(sandbox)
+    _say(f"Now {FIRST} has lost its uplink, and {SECOND} has the gateway: {seconds:.2f} s without answers.\n")
+    _command(sandbox.host(SECOND), "status", "routers")
+    _command(sandbox.host(SECOND), "status", "floating-ip", FLOATING_IP)
 
 
 def _is_right(target: str, ping: Ping, expected: Expected) -> bool:

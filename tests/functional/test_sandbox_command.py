@@ -244,6 +244,7 @@ def test_the_demo_shows_its_matrix_and_leaves_nothing() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "As it should be" in done.stdout
     assert "Each was told what its own port says" in done.stdout
+    assert "host2 has the gateway" in done.stdout
     assert_nothing_left("demo")
 
 
