@@ -6,6 +6,9 @@ An external address leads to one place only, and an instance's address has one f
 floating IPs, these before port forwardings, else the lower id has it.  What contends is
 found by address, so that one more costs what it did when it was the first.
 
+Of a distributed router answers leave from the instance's own host, under its floating IP if it
+has one: no ports are forwarded to such an address.
+
 Only addresses of the external network's subnets are served, and not that of their own
 gateway: whatever a row says, nobody is led away from those outside whom all routers need.
 """
@@ -120,6 +123,7 @@ class Translations:
         self._floating_for: _Index[_Fixed, FloatingIpId] = _Index()
         self._forwardings: _Kind[PortForwardingId, PortForwarding] = _Kind()
         self._forwardings_at: _Index[str, PortForwardingId] = _Index()
+        self._forwardings_to: _Index[_Fixed, PortForwardingId] = _Index()
         self._problems: dict[str, Problem] = {}
         self._subnets: dict[NetworkId, tuple[tuple[Prefix, Subnet], ...]] = {}
 
@@ -143,6 +147,7 @@ class Translations:
             if row is not None and known is not None:
                 self._floating_for.discard(_fixed(known), row.id)
                 self._floating.changed |= self._floating_for.get(_fixed(known))
+                self._forwardings.changed |= self._forwardings_to.get(_fixed(known))
             if row is not None:
                 self._floating.file(row.id, None)
         if after is not None and after.floating is not None:
@@ -158,12 +163,14 @@ class Translations:
         for forwarding in (before, after):
             if forwarding is not None:
                 self._forwardings_at.discard(forwarding.external_address, forwarding.id)
+                self._forwardings_to.discard(_target(forwarding), forwarding.id)
                 self._forwardings.file(forwarding.id, None)
                 rivals = self._forwardings_at.get(forwarding.external_address)
                 said = self._forwardings.said
                 self._forwardings.changed |= {key for key in rivals if _overlap(said[key], forwarding)}
         if after is not None:
             self._forwardings_at.add(after.external_address, after.id)
+            self._forwardings_to.add(_target(after), after.id)
             self._forwardings.file(after.id, after)
 
     def settle(self, routers: Changes, whole: frozenset[RouterId]) -> None:
@@ -176,6 +183,7 @@ class Translations:
         changed = [self._floating.said[key] for key in self._floating.changed if key in self._floating.said]
         for floating in changed:  # whoever gets its address or not may take an instance's from another
             self._floating.changed |= self._floating_for.get(_fixed(floating))
+            self._forwardings.changed |= self._forwardings_to.get(_fixed(floating))
         for floating_id in self._floating.changed:
             said = self._floating.said.get(floating_id)
             wrong = self._wrong_floating(said) if said is not None and said.router in whole else None
@@ -218,7 +226,7 @@ class Translations:
         if after is not None:
             self._routers[key] = after
         old, new = _gateway_places(before), _gateway_places(after)
-        if old == new and before is not None and after is not None and before.name == after.name:
+        if old == new and before is not None and after is not None and _told(before) == _told(after):
             return
         for place in old:
             self._gateways.discard(place, key)
@@ -309,6 +317,15 @@ class Translations:
         floating = self._first_floating(place)
         if floating is not None:
             return "external_ip_address", f"{place.address} is floating IP {floating}, which stands for a whole address"
+        if self._routers[forwarding.router].distributed:
+            said = self._floating.said
+            own = [said[key] for key in self._floating_for.get(_target(forwarding))]
+            addresses = sorted(floating.address for floating in own if self._unplaced(floating) is None)
+            if addresses:
+                text = (
+                    f"{forwarding.internal_address} has floating IP {addresses[0]}, under which all its answers leave"
+                )
+                return "internal_ip_address", f"{text}, because {self._called(forwarding.router)} is distributed"
         at = (self._forwardings.said[key] for key in self._forwardings_at.get(place.address))
         rivals = (other for other in at if _overlap(forwarding, other) and self._is_on(other, place.network))
         first = min(rivals, key=lambda other: other.id)
@@ -326,8 +343,17 @@ class Translations:
         return f"router {self._routers[router].name or router}"
 
 
+def _told(router: Router) -> tuple[str, bool]:
+    """Return what is told of a router, and what it is judged by."""
+    return router.name, router.distributed
+
+
 def _fixed(floating: FloatingIp) -> _Fixed:
     return _Fixed(floating.router, floating.fixed_address)
+
+
+def _target(forwarding: PortForwarding) -> _Fixed:
+    return _Fixed(forwarding.router, forwarding.internal_address)
 
 
 def _gateway_places(router: Router | None) -> frozenset[Place]:

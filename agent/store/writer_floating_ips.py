@@ -189,6 +189,7 @@ def _associate(session: Session, subject: Subject, row: Row, port_ref: str, fixe
     )
     session.guard_users("Floating_IP", "port", port)
     session.check_later(lambda: _check_alone(session, subject, row, port, address))
+    session.check_later(lambda: writer_legs.check_one_way_out(session, subject, row, router, port))
     _touch(session, row)
 
 

@@ -58,6 +58,7 @@ def create(session: Session, subject: Subject, name: str, fields: PortForwarding
     writer_legs.verify(session, router)
     session.guard_users("Port_Forwarding", "router", router)
     session.check_later(lambda: _check_overlap(session, subject, row))
+    session.check_later(lambda: writer_legs.check_one_way_out(session, subject, row, router, port))
     writer_legs.touch_user(session, row)
     return row
 
@@ -178,6 +179,7 @@ def change(session: Session, subject: Subject, row: Row, fields: PortForwardingF
     )
     session.guard_users("Port_Forwarding", "router", router)
     session.check_later(lambda: _check_overlap(session, subject, row))
+    session.check_later(lambda: writer_legs.check_one_way_out(session, subject, row, router, port))
     writer_legs.touch_user(session, row)
 
 

@@ -17,7 +17,7 @@ from agent.store import ipam
 from agent.store.validate import Subject, is_uuid
 from agent.store.writer_addresses import GATEWAY_OWNER, INTERFACE_OWNER
 from agent.store.writer_session import Session
-from agent.store.writer_view import Row, View, label, name_of, scalar
+from agent.store.writer_view import Row, View, label, name_of, optional, scalar
 
 _OWNERS = (INTERFACE_OWNER, GATEWAY_OWNER)
 
@@ -86,6 +86,48 @@ def touch_user(session: Session, user: Row) -> None:
         touch_hosts(session, router)
     if port_id is not None:
         session.touched_ports.add(str(port_id))
+
+
+def check_one_way_out(session: Session, subject: Subject, user: Row, router: Row, port: Row) -> None:
+    """Raise InputError if *user*, a floating IP or port forwarding, leads to an address of *port* where the other does.
+
+    Of a distributed router: answers then leave from the port's own host under the floating IP,
+    whichever of the two they are for.  Neutron refuses it by port and of all routers, when a port
+    forwarding is made; here an address may have both where the gateway host translates all.
+    """
+    if router._data is not None:
+        session.verify(router, "distributed")
+    if not router.distributed:
+        return
+    for table, column in (("Floating_IP", "fixed_ip_address"), ("Port_Forwarding", "internal_ip_address")):
+        for row in session.referring(table, "port", port.uuid):
+            if row._data is not None:
+                session.verify(row, column, "router")
+        session.guard_users(table, "port", port)
+    for forwarding, floating_ip in session.once(("two ways out", router.uuid), lambda: _two_ways_out(session, router)):
+        if user.uuid in (forwarding.uuid, floating_ip.uuid):
+            raise subject.error(_two_ways_text(forwarding, floating_ip, router))
+
+
+def check_ways_out(session: Session, subject: Subject, router: Row) -> None:
+    """Raise InputError if a *router* that becomes distributed has what ``check_one_way_out`` refuses."""
+    for forwarding, floating_ip in _two_ways_out(session, router):
+        raise subject.error(f"distributed: {_two_ways_text(forwarding, floating_ip, router)}")
+
+
+def _two_ways_out(session: Session, router: Row) -> list[tuple[Row, Row]]:
+    """Return the port forwardings of *router* that lead where a floating IP of it does, with that."""
+    floating = session.referring("Floating_IP", "router", router.uuid)
+    at = {(scalar(row, "port"), optional(row.fixed_ip_address)): row for row in floating if row.port}
+    forwardings = session.referring("Port_Forwarding", "router", router.uuid)
+    places = ((row, (scalar(row, "port"), row.internal_ip_address)) for row in forwardings)
+    return [(row, at[place]) for row, place in places if place in at]
+
+
+def _two_ways_text(forwarding: Row, floating_ip: Row, router: Row) -> str:
+    whose = f"port {label(forwarding.port)} with fixed ip {forwarding.internal_ip_address}"
+    both = f"floating ip {name_of(floating_ip)} and port forwarding {name_of(forwarding)}"
+    return f"{whose} would have {both}: of a distributed router ({label(router)}) it can have one of these"
 
 
 def _start(session: Session) -> dict[uuid.UUID, Row]:

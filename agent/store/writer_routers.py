@@ -60,6 +60,8 @@ def change(session: Session, subject: Subject, row: Row, fields: RouterFields) -
         columns["routes"] = validate_routers.routes(subject, fields.routes)
     if not isinstance(fields.external_ids, Unset):
         columns["external_ids"] = keep_our_ids(row, validate.external_ids(subject, fields.external_ids))
+    if fields.distributed is True and not row.distributed:
+        session.check_later(lambda: writer_legs.check_ways_out(session, subject, row))
     columns |= given_columns(
         admin_state_up=fields.admin_state_up,
         distributed=fields.distributed,

@@ -47,9 +47,11 @@ def documents(draw: st.DrawFn) -> Document:
     if joined["red"] == joined["blue"]:
         joined["red"] = None
     outside = {router for router in routers if draw(st.booleans())}
+    distributed = {router for router in routers if draw(st.booleans())}
     ports = draw(st.lists(st.sampled_from(PORTS), unique=True))
     reached = [port for port in ports if joined[port.partition("-")[0]] in outside]
     floating = draw(st.lists(st.sampled_from(reached), unique=True, max_size=2)) if reached else []
+    forwarded = [port for port in reached if port not in floating or joined[port.partition("-")[0]] not in distributed]
     addresses = dict(zip(("203.0.113.10", "203.0.113.20"), floating, strict=False))
     explicit: dict[str, str | None] = {"203.0.113.11": None} if draw(st.booleans()) else {}
     return Document(
@@ -58,9 +60,12 @@ def documents(draw: st.DrawFn) -> Document:
         tuple(Entry(port, port_fields(port, draw(st.sampled_from(["host1", "host2"])))) for port in ports),
         address_scopes=(Entry("inside", AddressScopeFields(ip_version=6)),),
         subnet_pools=(Entry("six", SubnetPoolFields(prefixes=("2001:db8::/60",), address_scope="inside")),),
-        routers=tuple(Entry(router, draw(router_fields(router, joined, router in outside))) for router in routers),
+        routers=tuple(
+            Entry(router, draw(router_fields(router, joined, router in outside, router in distributed)))
+            for router in routers
+        ),
         floating_ips=tuple(Entry(a, FloatingIpFields(port=port)) for a, port in (addresses | explicit).items()),
-        port_forwardings=tuple(draw(forwardings(reached, joined))),
+        port_forwardings=tuple(draw(forwardings(forwarded, joined))),
     )
 
 
@@ -73,13 +78,15 @@ def port_fields(name: str, host: str) -> PortFields:
 
 
 @st.composite
-def router_fields(draw: st.DrawFn, name: str, joined: dict[str, str | None], outside: bool) -> RouterFields:
+def router_fields(
+    draw: st.DrawFn, name: str, joined: dict[str, str | None], outside: bool, distributed: bool
+) -> RouterFields:
     return RouterFields(
         external_network="public" if outside else None,
         external_fixed_ips=(FixedIpRequest(GATEWAYS[name]),) if outside else (),
         gateway_hosts=draw(st.sampled_from([(), ("host1",), ("host2", "host1")])),
         interfaces=tuple(FixedIpRequest(subnet=f"{network}4") for network, router in joined.items() if router == name),
-        distributed=draw(st.booleans()),
+        distributed=distributed,
         routes=(),
     )
 

@@ -459,6 +459,32 @@ def test_port_forwardings_do_not_share_ports(store, follow):
     assert set(snapshot.port_forwardings[edge.id]) == {second, beside}
 
 
+def test_of_a_distributed_router_nothing_is_forwarded_to_who_has_a_floating_ip(store, follow):
+    edge = Edge(store)
+    following = follow("gw1")
+    following.until(lambda s: s.floating_ips)
+    forwarding = store.forwarding(edge.id, f"{PUBLIC}5", range(80, 81), edge.vm1, "10.0.0.4", 80)
+    store.commit()
+    assert forwarding in following.at(store.revision).port_forwardings[edge.id]
+    store.update("Router", edge.id, distributed=True)
+    store.commit()
+    snapshot = following.at(store.revision)
+    assert forwarding not in snapshot.port_forwardings[edge.id]
+    object_id, field, text = only_problem(snapshot)
+    assert (object_id, field) == (f"port_forwarding:{forwarding}", "internal_ip_address")
+    assert "10.0.0.4" in text
+    assert "router edge is distributed" in text
+    store.update("Floating_IP", edge.floating, fixed_ip_address="10.0.0.99")
+    store.commit()
+    assert forwarding in following.at(store.revision).port_forwardings[edge.id]
+    store.update("Floating_IP", edge.floating, fixed_ip_address="10.0.0.4")
+    store.commit()
+    assert forwarding not in following.at(store.revision).port_forwardings[edge.id]
+    store.delete("Floating_IP", edge.floating)
+    store.commit()
+    assert forwarding in following.at(store.revision).port_forwardings[edge.id]
+
+
 def test_a_floating_ip_that_cannot_be_understood_is_a_problem_of_that_one_alone(store, follow):
     edge = Edge(store)
     other = edge.associate(f"{PUBLIC}11", "host1", "10.0.0.5")

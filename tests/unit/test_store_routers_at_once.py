@@ -64,6 +64,8 @@ networks:
   twin: {type: vxlan}
   one: {type: vxlan}
   two: {type: vxlan}
+  far: {type: vxlan}
+  near: {type: vxlan}
 address_scopes: {inside: {ip_version: 4}}
 subnet_pools:
   ten: {prefixes: [10.8.0.0/15], address_scope: inside}
@@ -74,13 +76,19 @@ subnets:
   blue4: {network: blue, cidr: 10.0.0.0/24}
   red4: {network: red, cidr: 10.1.0.0/24}
   twin4: {network: twin, cidr: 10.1.0.0/24}
+  far4: {network: far, cidr: 10.3.0.0/24}
+  near4: {network: near, cidr: 10.4.0.0/24}
 routers:
   edge: {gateway: {network: public}, interfaces: [blue4]}
   bare: {}
+  single: {gateway: {network: public, fixed_ips: [203.0.113.31]}, interfaces: [near4]}
+  spread: {distributed: true, gateway: {network: public, fixed_ips: [203.0.113.30]}, interfaces: [far4]}
 ports:
   vm1: {network: blue, host: host1}
   vm2: {network: blue, host: host2}
-floating_ips: {203.0.113.10: {}, 203.0.113.20: {}}
+  vm3: {network: far, host: host1}
+  vm4: {network: near, host: host1}
+floating_ips: {203.0.113.10: {}, 203.0.113.20: {}, 203.0.113.40: {port: vm4}}
 """
 
 
@@ -128,6 +136,16 @@ MEETINGS: dict[str, tuple[Call, Call, tuple[int, ...]]] = {
     ),
     "two floating ips for one address": (associate(), associate("203.0.113.20"), ONE),
     "two ports for one floating ip": (associate(), associate(port="vm2"), BOTH),
+    "a floating ip and a forwarding of a distributed router": (
+        associate(port="vm3"),
+        forwarding("203.0.113.30:22", "vm3:22"),
+        ONE,
+    ),
+    "a forwarding and a router that becomes distributed": (
+        forwarding("203.0.113.31:22", "vm4:22"),
+        router("single", distributed=True),
+        ONE,
+    ),
     "the end of the interface": (associate(), router(interfaces=()), ONE),
     "the end of the gateway": (associate(), router(external_network=None), ONE),
     "the end of the router": (associate(), lambda writer: writer.delete_router("edge"), ONE),
