@@ -64,6 +64,7 @@ HANDOVER = 0.6
 # Seconds in which a gateway has been announced for the last time; upstream asks anew only after eight.
 AGAIN = max(URGENT_REPEATS) + 1
 LATE = 0.5  # seconds that a scheduling hiccup of the machine may delay a reply: late is not lost
+STALL = 0.25  # seconds before and after a loss of the stream beside all routers in which others may lose as well
 SETTLE = 1.0  # seconds of streams before and after
 
 
@@ -78,12 +79,15 @@ class Stream:
     by_gateway: bool
 
 
+# Passes the same switches and no router: when it loses something, the machine had no time for any of them.
+BESIDE = Stream("beside all routers", "c2", "10.0.0.13", 200, by_gateway=False)
 STREAMS = (
     Stream("to a floating IP, centralised", "upstream", "203.0.113.13", 1000, by_gateway=True),
     Stream("out, translated", "c2", "198.51.100.1", 200, by_gateway=True),
     Stream("out, translated, distributed", "p3", "198.51.100.1", 200, by_gateway=True),
     Stream("to a floating IP, distributed", "upstream", "203.0.113.33", 200, by_gateway=False),
     Stream("between networks, distributed", "d2", "10.0.0.13", 200, by_gateway=False),
+    BESIDE,
 )
 
 
@@ -131,14 +135,16 @@ def assert_short(reports: dict[Stream, EchoReport], bound: float) -> None:
         if stream.by_gateway:
             assert report.longest_gap[0] < bound + LATE, (stream.name, report.losses_by_second())
             assert len(report.lost) < bound * stream.rate, (stream.name, report.losses_by_second())
-        else:
-            assert_nothing_lost({stream: report})
+    assert_others_lost_nothing(reports)
 
 
-def assert_nothing_lost(reports: dict[Stream, EchoReport]) -> None:
+def assert_others_lost_nothing(reports: dict[Stream, EchoReport]) -> None:
+    """Check that what passes no gateway has lost nothing but what the machine had no time for."""
+    stalls = reports[BESIDE].lost
+    assert len(stalls) < LATE * BESIDE.rate, (BESIDE.name, reports[BESIDE].losses_by_second())
     for stream, report in reports.items():
-        assert not report.lost, (stream.name, report.losses_by_second())
-        assert report.longest_gap[0] < LATE, stream.name
+        lost = [moment for moment in report.lost if all(abs(moment - stall) > STALL for stall in stalls)]
+        assert stream.by_gateway or not lost, (stream.name, report.losses_by_second())
 
 
 @pytest.mark.parametrize("number", range(FAILOVERS))
@@ -200,7 +206,6 @@ def test_a_gateway_host_that_dies_is_replaced_and_comes_back(
     again = {stream: EchoStream(lab, stream.source, stream.address, stream.rate) for stream in STREAMS}
     for each in again.values():
         each.wait_flowing()
-    assert_short(reports, DEATH)
     # The switch is back before its agent, as after each start of a host: it has no flows yet.
     host = lab.sandbox.host("host1")
     lab.sandbox.mend("host1")
@@ -211,6 +216,7 @@ def test_a_gateway_host_that_dies_is_replaced_and_comes_back(
     host.start_agent()
     for router in ("c", "d"):
         wait_gateway(lab, router, "host1", ALL, 30)
+    assert_short(reports, DEATH)
     assert_short(stop(again, "host back"), HANDOVER)
 
 
@@ -261,8 +267,6 @@ def test_what_two_active_gateways_break_ends_with_the_partition_even_while_the_s
     reports = stop(flowing, "gateways parted, store away")
     lab.sandbox.store.start()
     for stream, report in reports.items():
-        if stream.by_gateway:
-            late = [moment - agreed for moment in report.lost if moment > agreed + HANDOVER]
-            assert not late, (stream.name, late)
-        else:
-            assert_nothing_lost({stream: report})
+        late = [moment - agreed for moment in report.lost if moment > agreed + HANDOVER]
+        assert not (stream.by_gateway and late), (stream.name, late)
+    assert_others_lost_nothing(reports)
