@@ -119,6 +119,11 @@ def flowing(lab: Lab, session: Session) -> dict[Stream, EchoStream]:
     return started
 
 
+def counted(lab: Lab, host: str, what: str) -> int:
+    """Return how often a host has seen ``failovers`` or ``conflicts``; -1 while it says nothing."""
+    return int(routers(lab, host).get("gateways", {}).get(what, -1))
+
+
 def stop(flowing: dict[Stream, EchoStream], what: str) -> dict[Stream, EchoReport]:
     time.sleep(SETTLE)  # streams go on for as long as they are watched
     for each in flowing.values():
@@ -151,7 +156,7 @@ def assert_others_lost_nothing(reports: dict[Stream, EchoReport]) -> None:
 def test_a_drained_host_gives_its_gateways_up_and_takes_them_back(
     lab: Lab, flowing: dict[Stream, EchoStream], number: int
 ) -> None:
-    failovers = routers(lab, "host3")["gateways"]["failovers"]
+    failovers = counted(lab, "host3", "failovers")
     lab.applied(lab.writer.set_host("host1", HostFields(drain=True)))
     for router in ("c", "d"):
         wait_gateway(lab, router, "host2", ALL)
@@ -159,7 +164,7 @@ def test_a_drained_host_gives_its_gateways_up_and_takes_them_back(
     lab.writer.set_host("host1", HostFields(drain=False))
     for router in ("c", "d"):
         wait_gateway(lab, router, "host1", ALL)
-    assert routers(lab, "host3")["gateways"]["failovers"] >= failovers + 4  # of two routers, there and back
+    assert counted(lab, "host3", "failovers") >= failovers + 4  # of two routers, there and back
     assert_short(stop(flowing, "drained and back"), HANDOVER)
 
 
@@ -224,8 +229,10 @@ def test_a_gateway_host_that_dies_is_replaced_and_comes_back(
 def test_a_gateway_whose_switch_restarts_is_replaced_until_it_has_its_flows(
     lab: Lab, flowing: dict[Stream, EchoStream], number: int
 ) -> None:
+    failovers = counted(lab, "host2", "failovers")
     lab.sandbox.restart("host1", "ovs", kill=True)
-    wait_gateway(lab, "c", "host2", OTHERS)
+    # It may be over before anybody looks.
+    eventually(lambda: counted(lab, "host2", "failovers") >= failovers + 2, "host2 took both gateways over")
     for router in ("c", "d"):
         wait_gateway(lab, router, "host1", ALL, 30)
     assert_short(stop(flowing, "ovs-vswitchd restarted"), DEATH)
@@ -247,10 +254,10 @@ def heal(lab: Lab) -> None:
 
 def test_when_two_were_active_switches_outside_hear_again_of_the_one_that_stays(lab: Lab) -> None:
     """Nothing else is sent from the gateway's address meanwhile, and the other one has announced it last."""
-    conflicts = routers(lab, "host2")["gateways"]["conflicts"]
+    conflicts = counted(lab, "host2", "conflicts")
     part(lab)
     heal(lab)
-    assert routers(lab, "host2")["gateways"]["conflicts"] > conflicts
+    assert counted(lab, "host2", "conflicts") > conflicts
     lab.assert_connection("upstream", "203.0.113.4", AGAIN)
 
 
@@ -267,6 +274,7 @@ def test_what_two_active_gateways_break_ends_with_the_partition_even_while_the_s
     reports = stop(flowing, "gateways parted, store away")
     lab.sandbox.store.start()
     for stream, report in reports.items():
-        late = [moment - agreed for moment in report.lost if moment > agreed + HANDOVER]
-        assert not (stream.by_gateway and late), (stream.name, late)
+        last = max((moment - agreed for moment in report.lost), default=0.0)
+        print(f"the last that was lost {stream.name} came {last:.2f} s after the end")
+        assert not stream.by_gateway or last < HANDOVER, (stream.name, report.losses_by_second())
     assert_others_lost_nothing(reports)
