@@ -6,9 +6,7 @@ or that heard nobody, holds back for ``hold_down`` seconds, told to everybody by
 ``bfd:cpath_down``, and without preemption for as long as another gateway of its routers
 forwards.  Nothing waits for that while no other gateway is usable (``choose``).
 
-While the gateway before still lives, nothing need be lost: the next one opens at once,
-who sends to it moves ``SETTLE`` later, and the one before forwards what still reaches
-it for ``LINGER`` more.
+While the gateway before still forwards nothing need be lost: it is handed over (``Handovers``).
 """
 
 from __future__ import annotations
@@ -37,14 +35,13 @@ from agent.core.model import (
 )
 from agent.core.plan import Key, Value
 from agent.core.router_report import RoutersReport, RouterStatus, SessionState, WatchedHost
+from agent.handover import Handovers, Stage
 from agent.l2.settings import LocalSettings
 from agent.l3.gateways import Sight, choose, gateway_order, has_witness, peers_of, session_interval
 from agent.l3.state import GatewayState, Peer
 
 LOG = logging.getLogger(__name__)
 
-SETTLE: Final = 0.2  # seconds: others hear of a drain 0.03 to 0.13 s later (three times 100 ms), and write flows
-LINGER: Final = 1.0  # seconds: switches outside learn from announcements, some of which are sent twice
 CPATH_DOWN: Final = ("cpath_down", "true")
 
 
@@ -66,6 +63,7 @@ class Reason(StrEnum):
 
 
 _USABLE: Final = frozenset({Reason.NONE, Reason.UNHEARD})  # whoever hears this host may use its gateways
+_BROKEN: Final = frozenset({Reason.STARTING, Reason.UPLINK, Reason.CUT_OFF})  # what comes all the same is lost
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +105,7 @@ class Gateways:
         self._preempt = preempt
         self._report = GatewayReport()
         self._ready_since: float | None = None
-        self._moving: dict[RouterId, tuple[HostName | None, float]] = {}  # where to, and when
-        self._lingering: dict[RouterId, float] = {}  # until when
+        self._handovers = Handovers(own)
         self._members: dict[NetworkId, tuple[Mapping[EndpointId, Endpoint], frozenset[HostName]]] = {}
         self._used: dict[RouterId, HostName] = {}  # the last host that was used, even if there is none now
         self._claims = itertools.count(1)
@@ -180,18 +177,26 @@ class Gateways:
         cut_off = not lonely.isdisjoint(mine)
         reason, detail = self._why_not(mine.values(), snapshot, view, known, now, converged=converged, cut_off=cut_off)
         usable = reason in _USABLE
-        hosts: dict[RouterId, HostName | None] = {}
-        active: set[RouterId] = set()
+        interval = session_interval(len(names))
+        stages: dict[RouterId, Stage] = {}
+        self._handovers.begin(routers)
         for id_, router in routers.items():
             alone = id_ in lonely
             chosen = choose(router, Sight(self._own, known, usable, alone))
-            hosts[id_] = self._settled(id_, chosen, known, alone=alone, now=now)
-            if hosts[id_] == self._own or self._lingers(id_, hosts[id_], alone=alone, now=now):
-                active.add(id_)
-        interval = session_interval(len(names))
-        peers = tuple(Peer(name, interval) for name in sessions)
-        claims = self._claimed([router for id_, router in mine.items() if hosts[id_] == self._own], sessions)
-        state = GatewayState(hosts, frozenset(active), claims=claims, peers=peers, path_down=not usable)
+            forwards = self._forwards(self._handovers.host(id_), reason, known, snapshot) and not alone
+            stages[id_] = self._handovers.step(id_, chosen, now, interval / 1000, forwards=forwards, alone=alone)
+        if self._handovers.due is not None:
+            self._wait_until(self._handovers.due)
+        claims = self._claimed([router for id_, router in mine.items() if stages[id_].speaking], sessions)
+        state = GatewayState(
+            {id_: stage.host for id_, stage in stages.items()},
+            frozenset(id_ for id_, stage in stages.items() if stage.active),
+            frozenset(id_ for id_, stage in stages.items() if stage.passing),
+            frozenset(id_ for id_, stage in stages.items() if stage.passing and not stage.speaking),
+            tuple(Peer(name, interval) for name in sessions),
+            path_down=not usable,
+            claims=claims,
+        )
         last = self._report.state.hosts
         conflicts = self._healed([gateway_order(mine[id_]) for id_ in mine if last.get(id_) == self._own], sessions)
         state = self._publish(state, reason, detail, sessions, conflicts)
@@ -228,8 +233,8 @@ class Gateways:
             for key, value in values.items()
         }
 
-    def _claimed(self, used: Collection[Router], sessions: Sessions) -> dict[RouterId, int]:
-        """Return the claims to the gateways *used* here; those that have just come are new.
+    def _claimed(self, announced: Collection[Router], sessions: Sessions) -> dict[RouterId, int]:
+        """Return the claims to the gateways that are *announced* here; those that have just come are new.
 
         So are those to which another host may have had a claim as well: one that was not
         heard and is again.  Switches outside may know the way there only.
@@ -237,7 +242,7 @@ class Gateways:
         last = self._report
         heard = {host for host, session in sessions.items() if _is_up(session) and not _is_up(last.sessions.get(host))}
         claims: dict[RouterId, int] = {}
-        for router in used:
+        for router in announced:
             claim = last.state.claims.get(router.id)
             if claim is None or not heard.isdisjoint(gateway_order(router)):
                 claim = next(self._claims)
@@ -254,43 +259,22 @@ class Gateways:
         }
         return sum(any(host in back for host in order[: order.index(self._own)]) for order in orders)
 
-    def _settled(
+    def _forwards(
         self,
-        router: RouterId,
-        chosen: HostName | None,
+        host: HostName | None,
+        reason: Reason,
         sessions: Mapping[HostName, BfdSession],
-        *,
-        alone: bool,
-        now: float,
-    ) -> HostName | None:
-        """Return the host to send to: the one before for a moment, if it still lives and the next may not be ready."""
-        before = self._report.state.hosts.get(router)
-        lives = not alone if before == self._own else _is_up(sessions.get(before) if before is not None else None)
-        if before is None or chosen in (None, before, self._own) or not lives:
-            self._moving.pop(router, None)
-            return chosen
-        moving = self._moving.get(router)
-        if moving is None or moving[0] != chosen:
-            moving = self._moving[router] = (chosen, now + SETTLE)
-        if now < moving[1]:
-            self._wait_until(moving[1])
-            return before
-        del self._moving[router]
-        return chosen
+        snapshot: HostSnapshot,
+    ) -> bool:
+        """Tell whether a gateway on *host* works, as far as can be seen; *reason* is why not to use those here.
 
-    def _lingers(self, router: RouterId, host: HostName | None, *, alone: bool, now: float) -> bool:
-        """Tell whether the gateway goes on here for a moment although another host has it now."""
-        if host is None or alone:
-            self._lingering.pop(router, None)
-            return False
-        if self._report.state.hosts.get(router) == self._own:
-            self._lingering[router] = now + LINGER
-        until = self._lingering.get(router, now)
-        if until > now:
-            self._wait_until(until)
-            return True
-        self._lingering.pop(router, None)
-        return False
+        A host that is drained says that its gateways are not to be used, as one does that has lost its uplink.
+        """
+        if host is None or host == self._own:
+            return host is not None and reason not in _BROKEN
+        known, session = snapshot.hosts.get(host), sessions.get(host)
+        drained = known is not None and known.drain
+        return session is not None and (session.forwarding or (drained and session.up))
 
     def _why_not(
         self,

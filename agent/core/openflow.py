@@ -32,6 +32,8 @@ ETH_P_8021Q: Final = 0x8100
 ETH_P_8021AD: Final = 0x88A8
 VLAN_PRESENT: Final = 0x1000  # OFPVID_PRESENT, set in every vlan_vid that is written
 
+ANNOUNCED: Final = 5  # register: 1 in frames that the daemon itself sends in the name of a port
+
 _DEFAULT_PRIORITY = 32768  # Open vSwitch leaves it out of its text: not to be used
 
 # In the order in which Open vSwitch prints them.

@@ -8,7 +8,8 @@ used.  A packet carries along:
 - ``reg0``: 1 if it came from another host or a physical network, 0 from a local port;
 - ``reg1``: the OpenFlow number of the local port that it shall be delivered to;
 - ``reg2``: the next chunk of a flood;
-- ``reg4``: who asks, for the responder: the number that stands for the local port.
+- ``reg4``: who asks, for the responder: the number that stands for the local port;
+- ``reg5``: 1 if the daemon itself sends it in the name of a port (``openflow.ANNOUNCED``).
 
 Every table ends with an explicit drop, so that what no flow speaks of goes nowhere.
 """

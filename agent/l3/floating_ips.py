@@ -63,13 +63,15 @@ def plan_floating_ips(
                 continue
             part = old.get(floating_id)
             if part is None or part[0] is not floating or part[1] != host:
-                part = (floating, host, _plan(local, leg, floating, speaks=_speaks(local, host)))
+                # One that goes with the gateway is known to switches at the other place while that moves.
+                under = local.passing_mac(leg) if host is None else None
+                part = (floating, host, _plan(local, leg, floating, under, speaks=_speaks(local, host)))
                 memo.rebuilt += 1
             parts[floating_id] = part
         voices = {
             group.object_id: _voice(local, floating, host)
             for floating, host, group in parts.values()
-            if _speaks(local, host)
+            if local.speaking or host is not None
         }
         return FloatingIps(local, parts, {group.object_id: group for _, _, group in parts.values()}, voices)
 
@@ -104,7 +106,7 @@ def rule_keys(local: LocalRouter, floating: FloatingIp) -> tuple[Key, Key]:
     )
 
 
-def _plan(local: LocalRouter, leg: Leg, floating: FloatingIp, *, speaks: bool) -> Group:
+def _plan(local: LocalRouter, leg: Leg, floating: FloatingIp, under: str | None, *, speaks: bool) -> Group:
     address = local.item("address", leg.device, f"{floating.address}/32")
     there, back = rule_keys(local, floating)
     nat: dict[Key, Value] = {there: "", back: ""}
@@ -125,15 +127,20 @@ def _plan(local: LocalRouter, leg: Leg, floating: FloatingIp, *, speaks: bool) -
         "translations": {f"{local.namespace} {floating.address}": floating.fixed_address},
     }
     if speaks and leg.ofport is not None:
-        flows, entries = _flows(local, leg, floating, leg.ofport)
+        flows, entries = _flows(local, leg, floating, leg.ofport, under)
         items["flows"] = flows
         gate = frozenset((ItemRef("routes", address), *(ItemRef("nat", key) for key in nat)))
         requires.update((ItemRef("flows", key), gate) for key in entries)
     return Group(object_id(floating), items, requires)
 
 
-def _flows(local: LocalRouter, leg: Leg, floating: FloatingIp, ofport: int) -> tuple[dict[str, str], list[Key]]:
-    """Return the flows of a floating IP that speaks here, and those of them that open it."""
+def _flows(
+    local: LocalRouter, leg: Leg, floating: FloatingIp, ofport: int, under: str | None
+) -> tuple[dict[str, str], list[Key]]:
+    """Return the flows of a floating IP that speaks here, and those of them that open it.
+
+    *under* is the MAC address that one with its own sends under instead.
+    """
     flows: dict[str, str] = {}
     own_mac = local.place.everywhere
     mac = floating.mac if own_mac else leg.mac
@@ -147,7 +154,7 @@ def _flows(local: LocalRouter, leg: Leg, floating: FloatingIp, ofport: int) -> t
         return flows, opened
     own = match(metadata=leg.segment.number, dl_dst=mac)
     opened.append(add(flows, Table.LOCAL, OWN_ADDRESS, own, *to_leg))
-    as_itself = openflow.set_field(mac, "eth_src")
+    as_itself = openflow.set_field(under or mac, "eth_src")
     arp = match("arp", in_port=ofport, arp_spa=floating.address)
     in_arp = openflow.set_field(mac, "arp_sha")
     opened.append(add(flows, Table.FROM_ROUTER, REWRITTEN, arp, as_itself, in_arp, TO_NEIGHBOR))

@@ -36,9 +36,10 @@ TO_FLOOD_REMOTE = Goto(Table.FLOOD_REMOTE)
 LOCAL = Resubmit(Table.LOCAL)
 
 ENTRY = 100
-OWN_ADDRESS = 100
+OWN_ADDRESS, PASSED_BACK = 100, 110
 KNOWN = 100
 OWN_ECHO = 110  # in DELIVER
+ANNOUNCEMENT = 120  # in FROM_ROUTER, above whatever writes another MAC address
 FORGED, ARP_FROM_OTHER_HOST, FROM_OTHER_HOST = 120, 115, 90  # in NEIGHBOR_IN
 ARP_FROM_LEG, FROM_LEG = 30, 20  # in REMOTE, above what others send outside
 # In ROUTER: answers to the router's own questions, who has a floating IP here, then by the
@@ -73,6 +74,35 @@ def add_speaker(flows: dict[str, str], leg: Leg, ofport: int) -> None:
         neighbors.add_exemption(flows, ofport, address)
 
 
+def add_passing(flows: dict[str, str], leg: Leg, ofport: int, mac: str) -> None:
+    """Let a leg send under *mac*, and take what comes to that; only what is announced is under its own.
+
+    Nobody uses *mac* but for another gateway of the router: ARP goes on naming the leg's own.
+    """
+    add(flows, Table.FROM_ROUTER, ENTRY, match(in_port=ofport), openflow.set_field(mac, "eth_src"), TO_NEIGHBOR)
+    announced = match(in_port=ofport, **{f"reg{openflow.ANNOUNCED}": 1})
+    add(flows, Table.FROM_ROUTER, ANNOUNCEMENT, announced, TO_NEIGHBOR)
+    to_leg = (openflow.set_field(leg.mac, "eth_dst"), openflow.set_register(PORT, ofport), TO_DELIVER)
+    add(flows, Table.LOCAL, OWN_ADDRESS, match(reg0=1, metadata=leg.segment.number, dl_dst=mac), *to_leg)
+
+
+def add_way_back(flows: dict[str, str], leg: Leg, mac: str, host: HostName) -> None:
+    """Pass what comes from outside for a gateway's own IPv4 address on to *host*, which knows its connections.
+
+    It goes back under *mac* to the switch that it came from, which learns nothing new of who has sent it.
+    """
+    if leg.segment.uplink is None:
+        return
+    vid = leg.segment.network.segmentation_id or 0
+    tag = openflow.push_vlan(vid) if leg.segment.network.type is NetworkType.VLAN else ()
+    target = openflow.set_field(naming.host_mac(host, leg.interface.port), "eth_dst")
+    for address in leg.addresses:
+        if not address.is_ipv6:
+            text = match("ip", reg0=1, metadata=leg.segment.number, dl_dst=leg.mac, nw_dst=address.address)
+            under = openflow.set_field(mac, "eth_src")
+            add(flows, Table.LOCAL, PASSED_BACK, text, target, under, *tag, openflow.IN_PORT)
+
+
 def add_delivery(flows: dict[str, str], leg: Leg, ofport: int, *, hears_itself: bool) -> None:
     """Let a leg hear what it must; *hears_itself* tells that the same leg on other hosts is somebody else to it."""
     heard = (
@@ -94,9 +124,9 @@ def add_answers(flows: dict[str, str], leg: Leg) -> None:
         neighbors.add_known(flows, leg.segment, leg.mac, address)
 
 
-def add_owner(flows: dict[str, str], leg: Leg, ofport: int) -> None:
+def add_owner(flows: dict[str, str], leg: Leg, ofport: int, *, from_others_only: bool = False) -> None:
     """Bring to a leg what is for its MAC address, and questions from outside for its addresses."""
-    text = match(metadata=leg.segment.number, dl_dst=leg.mac)
+    text = match(reg0=1 if from_others_only else None, metadata=leg.segment.number, dl_dst=leg.mac)
     add(flows, Table.LOCAL, OWN_ADDRESS, text, openflow.set_register(PORT, ofport), TO_DELIVER)
     for address in addresses_of(leg):
         neighbors.add_local_owner(flows, leg.segment, ofport, address)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 
 from agent.core import naming
-from agent.core.model import Host, HostName, Router, RouterInterface, Subnet
+from agent.core.model import Host, HostName, NetworkType, Router, RouterInterface, Subnet
 from agent.core.plan import ItemRef, ObjectId
 from agent.l2.segments import Segment
 from agent.l3.places import Place
@@ -87,7 +87,8 @@ class LocalRouter:
     ``legs`` are its interfaces on networks that are carried here, ``gateway`` its port on
     the external network, None where there is none here.  ``own`` is this host.
     ``active``: what leaves the router leaves from here.  ``away`` is where it leaves from
-    if not; None if there is no such host.
+    if others have it; None if there is no such host.  ``passing``: it moves here or away, and
+    sends under another MAC address.  ``speaking``: the addresses that go with it are announced here.
     """
 
     place: Place
@@ -96,6 +97,8 @@ class LocalRouter:
     gateway: Leg | None
     active: bool
     away: Away | None
+    passing: bool
+    speaking: bool
 
     @property
     def router(self) -> Router:
@@ -126,6 +129,27 @@ class LocalRouter:
         nobody takes packets from its own addresses).
         """
         return self.place.gateway_host and (self.active or not self.place.everywhere)
+
+    def passing_mac(self, leg: Leg) -> str | None:
+        """Return what a leg sends under while the router's MAC address is for others, None if it may use that.
+
+        Only on physical networks, where switches learn places.  Nobody learns an address
+        from it: ARP and neighbor discovery go on naming the router's.
+        """
+        shared = leg.is_gateway or not self.place.everywhere
+        if not self.passing or not shared or not leg.segment.network.type.is_physical:
+            return None
+        return naming.host_mac(self.own, leg.interface.port)
+
+    def is_for_others(self, leg: Leg) -> bool:
+        """Tell whether a leg that works here is only for what other hosts send: instances here use another host's."""
+        local_only = leg.segment.network.type is NetworkType.LOCAL
+        return self.active and self.away is not None and not self.place.everywhere and not local_only
+
+    @property
+    def passes_back(self) -> HostName | None:
+        """The host that still gets what comes for the gateway's own IPv4 address: it knows the connections."""
+        return self.away.name if self.away is not None and self.speaking else None
 
     @property
     def outside_leg(self) -> Leg | None:

@@ -110,8 +110,11 @@ class _Planning:
 
     def _local_router(self, place: Place) -> LocalRouter:
         router = place.router
-        active = place.resident and router.id in self._ground.gateways.active
-        away, own = None if active else self._away(place), self._snapshot.host
+        gateways, own = self._ground.gateways, self._snapshot.host
+        active = place.resident and router.id in gateways.active
+        away = self._away(place)
+        passing = active and router.id in gateways.passing
+        speaking = active and router.id not in gateways.silent
         ports = [(interface, False) for interface in router.interfaces]
         ports += [(router.gateway, True)] if router.gateway is not None else []
         legs = [self._leg(place, port, is_gateway) for port, is_gateway in ports]
@@ -119,8 +122,8 @@ class _Planning:
         here = tuple(leg for leg in legs if leg is not None)
         return self._memo.value(
             ("router", router.id),
-            (place, own, active, away, gateway, *here),
-            partial(LocalRouter, place, own, here, gateway, active, away),
+            (place, own, active, away, passing, speaking, gateway, *here),
+            partial(LocalRouter, place, own, here, gateway, active, away, passing, speaking),
         )
 
     def _away(self, place: Place) -> Away | None:
@@ -217,7 +220,7 @@ def _voices(local: LocalRouter, spoken: Mapping[ObjectId, Voice], claim: int) ->
             urgent=True,
             claim=claim,
         )
-        for leg in (_legs(local) if local.active else ())
+        for leg in (_legs(local) if local.speaking else ())
         if leg.is_gateway or leg.segment.network.type.is_physical
     }
     if not own:

@@ -58,7 +58,7 @@ def plan_forwardings(
         voices: dict[ObjectId, Voice] = {}
         for address in sorted(addresses - own):
             group_id = ObjectId(f"{local.object_id}/address/{address}")
-            if local.active:
+            if local.speaking:
                 repeated = outside.segment.network.type.is_physical
                 voices[group_id] = Voice(outside.outer, outside.mac, (address,), repeated, urgent=False)
             known = last.groups.get(group_id) if last is not None and last.local is local else None

@@ -63,19 +63,19 @@ def plan_interface(local: LocalRouter, leg: Leg, gate: frozenset[ItemRef], route
     leg_flows.add_answers(flows, leg)
     if local.serves and leg.ofport is not None:
         _open(flows, requires, local, leg, leg.ofport, gate)
-        leg_flows.add_speaker(flows, leg, leg.ofport)
+        _add_speaker(flows, local, leg, leg.ofport)
         if local.place.everywhere and leg.segment.network.type.is_physical:
             leg_flows.add_host_mac(flows, leg, leg.ofport, local.own, active=local.active)
         elif local.active or not leg.segment.network.type.is_tunnel:
-            leg_flows.add_owner(flows, leg, leg.ofport)
+            leg_flows.add_owner(flows, leg, leg.ofport, from_others_only=local.is_for_others(leg))
         else:
             leg_flows.add_local_owner(flows, leg, leg.ofport)
         if local.place.everywhere:
             leg_flows.add_shared_answers(flows, leg)
-            if not local.active and local.router.gateway is not None:
+            if local.router.gateway is not None and (local.away is not None or not local.active):
                 inside = (*local.prefixes(ipv6=False), *local.prefixes(ipv6=True), *(d for d, _ in routes.inside))
                 leg_flows.add_choice(flows, leg, inside, outer_prefixes(local, routes), local.away)
-    elif not local.serves:
+    if not local.serves or local.is_for_others(leg):
         leg_flows.add_way(flows, leg, local.away)
     return Group(interface_id(local, leg), {**planned, "flows": flows}, requires)
 
@@ -95,8 +95,11 @@ def plan_gateway(local: LocalRouter, leg: Leg, gate: frozenset[ItemRef], routes:
     if leg.ofport is not None and (local.active or local.place.everywhere):
         _open(flows, requires, local, leg, leg.ofport, gate)
         if local.active:
-            leg_flows.add_speaker(flows, leg, leg.ofport)
+            _add_speaker(flows, local, leg, leg.ofport)
             leg_flows.add_owner(flows, leg, leg.ofport)
+            mac, host = local.passing_mac(leg), local.passes_back
+            if mac is not None and host is not None:
+                leg_flows.add_way_back(flows, leg, mac, host)
     leg_flows.add_answers(flows, leg)
     if not local.active:
         leg_flows.add_way(flows, leg, local.away)
@@ -106,6 +109,13 @@ def plan_gateway(local: LocalRouter, leg: Leg, gate: frozenset[ItemRef], routes:
         value = rules.ANYBODY if local.router.enable_snat else rules.HAIRPIN
         items["translations"] = {f"{local.namespace} {own}": value}
     return Group(interface_id(local, leg), items, {**requires, **need_ways})
+
+
+def _add_speaker(flows: dict[str, str], local: LocalRouter, leg: Leg, ofport: int) -> None:
+    leg_flows.add_speaker(flows, leg, ofport)
+    mac = local.passing_mac(leg)
+    if mac is not None:
+        leg_flows.add_passing(flows, leg, ofport, mac)
 
 
 def _open(

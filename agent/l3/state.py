@@ -26,14 +26,19 @@ class Peer:
 class GatewayState:
     """``hosts``: the host whose gateway of a router is to be used, None while there is none.
 
-    ``active``: the routers whose gateway works here; that may be one more than ``hosts``
-    says, while another host takes over.  ``peers`` are sorted by host; ``path_down`` tells
-    them that no gateway here is to be used.  ``claims`` has a number for each router whose
-    gateway is to be used here; with a new one it is announced anew.
+    ``active``: the routers whose gateway works here.  Those of them that are ``passing`` are
+    about to be used here, or were until a moment ago: what comes is forwarded, but not
+    under the router's MAC address, so that switches learn no place from it; and those of these
+    that are ``silent`` do not announce the gateway's addresses either (``agent/handover.py``).
+    ``peers`` are sorted by host; ``path_down`` tells them that no gateway here is to be used.
+    ``claims`` has a number for each router whose gateway is to be used here; with a new one it
+    is announced anew.
     """
 
     hosts: Mapping[RouterId, HostName | None] = field(default_factory=lambda: MappingProxyType({}))
     active: frozenset[RouterId] = frozenset()
-    claims: Mapping[RouterId, int] = field(default_factory=lambda: MappingProxyType({}))
+    passing: frozenset[RouterId] = frozenset()
+    silent: frozenset[RouterId] = frozenset()
     peers: tuple[Peer, ...] = ()
     path_down: bool = False
+    claims: Mapping[RouterId, int] = field(default_factory=lambda: MappingProxyType({}))

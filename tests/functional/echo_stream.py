@@ -23,6 +23,8 @@ import time
 STRAGGLERS = 2.0  # seconds after the last request in which a reply still counts
 FLOWING = 100  # replies after which it says "flowing"
 HEADER = struct.Struct("!BBHHH")
+REQUEST = {4: 8, 6: 128}  # by IP version
+REPLY = {4: 0, 6: 129}
 PAYLOAD = struct.Struct("!Qd")  # sequence number and time of sending
 MAGIC = b"hostplane"
 
@@ -33,15 +35,20 @@ def checksum(data: bytes) -> int:
     return ~(total + (total >> 16)) & 0xFFFF
 
 
-def request(number: int, identifier: int, now: float) -> bytes:
+def request(version: int, number: int, identifier: int, now: float) -> bytes:
+    """Return an echo request; in ICMPv6 the kernel fills in the checksum."""
     body = PAYLOAD.pack(number, now) + MAGIC + b"\0"
-    zero = HEADER.pack(8, 0, 0, identifier, number & 0xFFFF)
-    return HEADER.pack(8, 0, checksum(zero + body), identifier, number & 0xFFFF) + body
+    zero = HEADER.pack(REQUEST[version], 0, 0, identifier, number & 0xFFFF)
+    return HEADER.pack(REQUEST[version], 0, checksum(zero + body), identifier, number & 0xFFFF) + body
 
 
 class Stream:
     def __init__(self, address: str, rate: float) -> None:
-        self.socket = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
+        self.version = 6 if ":" in address else 4
+        family, protocol = (
+            (socket.AF_INET6, socket.IPPROTO_ICMPV6) if self.version == 6 else (socket.AF_INET, socket.IPPROTO_ICMP)
+        )
+        self.socket = socket.socket(family, socket.SOCK_RAW, protocol)
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
         self.socket.connect((address, 0))
         self.interval = 1 / rate
@@ -57,9 +64,9 @@ class Stream:
             if not select.select([self.socket], [], [], 0.1)[0]:
                 continue
             packet = self.socket.recv(2048)
-            icmp = packet[(packet[0] & 15) * 4 :]
+            icmp = packet if self.version == 6 else packet[(packet[0] & 15) * 4 :]  # IPv6 comes without its header
             kind, _, _, identifier, _ = HEADER.unpack_from(icmp)
-            if kind != 0 or identifier != self.identifier or MAGIC not in icmp:
+            if kind != REPLY[self.version] or identifier != self.identifier or MAGIC not in icmp:
                 continue
             number, _ = PAYLOAD.unpack_from(icmp, HEADER.size)
             if number in self.received:
@@ -80,7 +87,7 @@ class Stream:
             due += self.interval
             now = time.monotonic()
             try:
-                self.socket.send(request(len(self.sent), self.identifier, now))
+                self.socket.send(request(self.version, len(self.sent), self.identifier, now))
             except OSError:
                 self.unsendable += 1
                 continue

@@ -28,12 +28,17 @@ from agent.core.model import (
     SubnetId,
     SwitchView,
 )
-from agent.gateways import LINGER, SETTLE, Gateways, Reason
+from agent.gateways import Gateways, Reason
+from agent.handover import ANNOUNCE, ARRIVE, LINGER, SETTLE
 from agent.l2.settings import LocalSettings
+from agent.l3.gateways import FAST
 from agent.l3.state import GatewayState
 
 HOLD = 5.0
+HEARD = FAST / 1000  # seconds until others have heard
+ANNOUNCED, SETTLED, ARRIVED = ANNOUNCE + HEARD, SETTLE + HEARD, ARRIVE + HEARD
 EDGE = RouterId("edge")
+ONE, NONE = frozenset({EDGE}), frozenset[RouterId]()
 BLUE, PUBLIC = NetworkId("blue"), NetworkId("public")
 G1, G2, A = HostName("g1"), HostName("g2"), HostName("a")
 FORWARDING, UP, DOWN = BfdSession(True, True), BfdSession(True, False), BfdSession(False, False)
@@ -91,7 +96,8 @@ class Seen:
 
     def settled(self, sessions: Mapping[HostName, BfdSession]) -> GatewayState:
         self.at(0, sessions)
-        return self.at(HOLD, sessions)
+        self.at(HOLD, sessions)
+        return self.at(ARRIVED, sessions)
 
 
 def test_a_host_uses_the_first_gateway_that_forwards() -> None:
@@ -100,8 +106,8 @@ def test_a_host_uses_the_first_gateway_that_forwards() -> None:
     assert seen.at(1, {G1: DOWN, G2: FORWARDING}).hosts == {EDGE: G2}
     assert seen.at(1, {G1: UP, G2: FORWARDING}).hosts == {EDGE: G2}
     assert seen.at(1, {G1: FORWARDING, G2: FORWARDING}).hosts == {EDGE: G2}
-    assert seen.gateways.next_due() == seen.now + SETTLE
-    assert seen.at(SETTLE, {G1: FORWARDING, G2: FORWARDING}).hosts == {EDGE: G1}
+    assert seen.gateways.next_due() == seen.now + SETTLED
+    assert seen.at(SETTLED, {G1: FORWARDING, G2: FORWARDING}).hosts == {EDGE: G1}
     assert seen.gateways.report.failovers == 2
     assert not seen.at(1, {G1: FORWARDING}).active
 
@@ -157,10 +163,11 @@ def test_a_gateway_that_was_cut_off_is_held_back_from_when_it_hears_somebody_aga
     assert (state.path_down, state.active, seen.gateways.report.reason) == (True, frozenset({EDGE}), Reason.HELD)
     state = seen.at(1, {G2: FORWARDING, A: FORWARDING})
     assert (state.path_down, state.hosts) == (True, {EDGE: G1})  # who sends to it moves first
-    state = seen.at(SETTLE, {G2: FORWARDING, A: FORWARDING})
+    state = seen.at(SETTLED, {G2: FORWARDING, A: FORWARDING})
     assert (state.path_down, state.hosts) == (True, {EDGE: G2})
-    state = seen.at(HOLD - 1 - SETTLE, {G2: FORWARDING, A: FORWARDING})
-    assert (state.path_down, state.hosts) == (False, {EDGE: G1})
+    state = seen.at(HOLD - 1 - SETTLED, {G2: FORWARDING, A: FORWARDING})
+    assert (state.path_down, state.active) == (False, ONE)
+    assert seen.at(ARRIVED, {G2: FORWARDING, A: FORWARDING}).hosts == {EDGE: G1}
 
 
 def test_a_gateway_whose_sessions_are_new_is_silent_but_not_held_back() -> None:
@@ -237,11 +244,43 @@ def test_a_drained_gateway_forwards_until_the_next_has_taken_over() -> None:
     seen.settled({G2: FORWARDING, A: FORWARDING})
     state = seen.at(1, {G2: FORWARDING, A: FORWARDING}, drained=G1)
     assert (state.path_down, state.hosts[EDGE], state.active) == (True, G1, frozenset({EDGE}))
-    assert seen.gateways.next_due() == seen.now + SETTLE
-    state = seen.at(SETTLE, {G2: FORWARDING, A: FORWARDING}, drained=G1)
+    assert seen.gateways.next_due() == seen.now + SETTLED
+    state = seen.at(SETTLED, {G2: FORWARDING, A: FORWARDING}, drained=G1)
     assert (state.hosts[EDGE], state.active) == (G2, frozenset({EDGE}))
     assert seen.gateways.next_due() == seen.now + LINGER
     assert not seen.at(LINGER, {G2: FORWARDING, A: FORWARDING}, drained=G1).active
+
+
+def test_a_gateway_that_comes_back_opens_in_silence_and_announces_itself_before_it_is_used() -> None:
+    seen, peers = Seen(G1), {G2: FORWARDING, A: FORWARDING}
+    seen.at(0, peers)
+    seen.at(1, peers)
+    opened = seen.at(HOLD - 1, peers)
+    assert (opened.hosts, opened.active, opened.passing, opened.silent) == ({EDGE: G2}, ONE, ONE, ONE)
+    announced = seen.at(ANNOUNCED, peers)
+    assert (announced.hosts, announced.passing, announced.silent) == ({EDGE: G2}, ONE, NONE)
+    arrived = seen.at(ARRIVED - ANNOUNCED, peers)
+    assert (arrived.hosts, arrived.active, arrived.passing) == ({EDGE: G1}, ONE, NONE)
+    assert announced.claims == arrived.claims
+
+
+@pytest.mark.parametrize("drained", [True, False])
+def test_others_leave_a_gateway_at_once_unless_it_is_drained(drained: bool) -> None:
+    """One that lives and is not to be used for another reason does not forward: it has lost its uplink."""
+    seen = Seen(A)
+    seen.at(0, {G1: FORWARDING, G2: FORWARDING})
+    assert seen.at(1, {G1: UP, G2: FORWARDING}, drained=G1 if drained else "").hosts == {EDGE: G1 if drained else G2}
+    assert seen.at(SETTLED, {G1: UP, G2: FORWARDING}, drained=G1 if drained else "").hosts == {EDGE: G2}
+
+
+def test_a_gateway_does_not_wait_for_one_that_has_lost_its_uplink() -> None:
+    seen = Seen(G2)
+    seen.settled({G1: FORWARDING, A: FORWARDING})
+    state = seen.at(1, {G1: UP, A: FORWARDING})
+    assert (state.hosts, state.active, state.passing) == ({EDGE: G2}, ONE, NONE)
+    lost = Seen(G1)
+    lost.settled({G2: FORWARDING, A: FORWARDING})
+    assert lost.at(1, {G2: FORWARDING, A: FORWARDING}, uplink=False).hosts == {EDGE: G2}
 
 
 def test_a_restarted_daemon_goes_on_where_the_last_one_ended() -> None:
@@ -284,7 +323,7 @@ def test_two_that_were_active_at_once_are_counted_when_they_meet_again() -> None
     assert seen.at(1, {G1: DOWN, A: FORWARDING}).active == {EDGE}
     seen.at(1, {G1: FORWARDING, A: FORWARDING})
     assert seen.gateways.report.conflicts == 1
-    seen.at(SETTLE, {G1: FORWARDING, A: FORWARDING})
+    seen.at(SETTLED, {G1: FORWARDING, A: FORWARDING})
     assert not seen.at(LINGER, {G1: FORWARDING, A: FORWARDING}).active
 
 
@@ -314,7 +353,7 @@ def test_a_gateway_is_claimed_anew_when_it_comes_and_when_another_may_have_had_i
         claims.append(seen.at(1, sessions).claims[EDGE])
     assert claims == [1, 1, 2, 2]
     seen.at(1, {G2: FORWARDING, A: FORWARDING}, drained=G1)
-    assert not seen.at(SETTLE, {G2: FORWARDING, A: FORWARDING}, drained=G1).claims  # it only forwards what still comes
+    assert not seen.at(SETTLED, {G2: FORWARDING, A: FORWARDING}, drained=G1).claims  # it only forwards what still comes
     seen.at(LINGER / 4, {G2: FORWARDING, A: FORWARDING})
     state = seen.at(LINGER / 4, {G2: DOWN, A: FORWARDING})
     assert (state.active, state.claims) == (frozenset({EDGE}), {EDGE: 3})
