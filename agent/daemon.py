@@ -401,6 +401,10 @@ class Daemon:
             self._observer.observe_pass(report)
         self._log.items(report.unfinished, report.revision)
         self._log.ports(self._ports, report.revision)
+        self._log.routers(routers, snapshot.routers, report.revision)
+        if any(snapshot.host in router.gateway_hosts for router in snapshot.routers.values()):
+            why_not = parts.gateways.report.why_not
+            self._log.fact("gateways", "not to be used" if why_not else "usable", why_not, good=not why_not)
 
     def _shut(self, report: PassReport) -> frozenset[ObjectId]:
         """Return what has flows that are not in place: it cannot speak yet."""

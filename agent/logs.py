@@ -15,9 +15,9 @@ from collections.abc import Mapping
 from typing import TextIO
 
 from agent.core.errors import InputError
-from agent.core.model import PortId
+from agent.core.model import PortId, Router, RouterId
 from agent.core.plan import ItemRef
-from agent.core.report import ObjectStatus, PortState
+from agent.core.report import ObjectStatus, PortState, RouterState
 
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
@@ -104,18 +104,28 @@ class StateChangeLog:
     def __init__(self, logger: logging.Logger) -> None:
         self._log = logger
         self._items: Mapping[ItemRef, ObjectStatus] = {}
+        self._waiting: set[ItemRef] = set()  # those of them that have only ever waited for others
         self._ports: Mapping[PortId, PortState] = {}
+        self._routers: Mapping[RouterId, RouterState] = {}
         self._facts: dict[str, str] = {}
 
     def items(self, unfinished: Mapping[ItemRef, ObjectStatus], revision: int) -> None:
-        """Compare the items that are not done with those of the last call."""
+        """Compare the items that are not done with those of the last call.
+
+        What has only ever waited for another item is told at level debug: one failure can hold up hundreds of
+        them, and has a line itself.
+        """
         before, self._items = self._items, dict(unfinished)
+        were_waiting, self._waiting = self._waiting, set()
         for ref, status in unfinished.items():
             old = before.get(ref)
+            if status.waits_for is not None and (old is None or ref in were_waiting):
+                self._waiting.add(ref)
             if old is not None and old.state is status.state:
                 continue
             was = old.state.value if old is not None else "done"
-            self._log.warning(
+            self._log.log(
+                logging.DEBUG if ref in self._waiting else logging.WARNING,
                 "%s item %s: %s -> %s at revision %d: %s",
                 ref.driver,
                 ref.key,
@@ -126,7 +136,8 @@ class StateChangeLog:
             )
         for ref, old in before.items():
             if ref not in unfinished:
-                self._log.info(
+                self._log.log(
+                    logging.DEBUG if ref in were_waiting else logging.INFO,
                     "%s item %s: %s -> done at revision %d after %d attempts",
                     ref.driver,
                     ref.key,
@@ -150,6 +161,19 @@ class StateChangeLog:
             if port_id not in ports:
                 self._log.info("port %s (%s): gone at revision %d", port_id, old.name, revision)
 
+    def routers(self, routers: Mapping[RouterId, RouterState], names: Mapping[RouterId, Router], revision: int) -> None:
+        """Compare the routers that this host needs with those of the last call; *names* has those that are there."""
+        before, self._routers = self._routers, routers
+        for router_id, router in routers.items():
+            old = before.get(router_id)
+            if old is not None and (old.active, old.ready) == (router.active, router.ready):
+                continue
+            was = "new" if old is None else _router_text(old)
+            name, state = names[router_id].name if router_id in names else "", _router_text(router)
+            self._log.info("router %s (%s): %s -> %s at revision %d", router_id, name, was, state, revision)
+        for router_id in before.keys() - routers.keys():
+            self._log.info("router %s: gone at revision %d", router_id, revision)
+
     def fact(self, name: str, state: str, text: str = "", revision: int | None = None, *, good: bool = True) -> None:
         """Note the state of the one thing called *name* (``store``, ``switch``, ``hold``)."""
         old = self._facts.get(name)
@@ -165,3 +189,8 @@ class StateChangeLog:
 
 def _port_text(port: PortState) -> str:
     return ("up" if port.up else "down") + (f" ({port.reason})" if port.reason else "")
+
+
+def _router_text(router: RouterState) -> str:
+    state = ("gateway here" if router.active else "no gateway here") + ("" if router.ready else ", not ready")
+    return state + (f" ({router.reason})" if router.reason else "")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from agent.core.model import HostSnapshot, Router, RouterId, SwitchView
 from agent.core.plan import ItemRef, ObjectId, Plan
-from agent.core.report import ObjectStatus, RouterState
+from agent.core.report import ObjectStatus, RouterState, cause_of
 from agent.l3.gateways import gateway_order
 from agent.l3.state import GatewayState
 from agent.port_states import NUMBERLESS
@@ -46,11 +46,12 @@ def unfinished_routers(
     """Return what of routers is not in place, the first of each, with their floating IPs and port forwardings."""
     found: dict[RouterId, str] = {}
     users: dict[str, str] = {}
-    for ref, status in unfinished.items():
+    for ref in unfinished:
         if ref.driver in NOT_FOR_ROUTERS:
             continue
         noun, _, rest = str(owner(ref) or "").partition(":")
-        text = f"{ref.driver}: {status.message}"
+        cause = cause_of(ref, unfinished)
+        text = f"{cause.driver}: {unfinished[cause].message}"
         if noun == "router":
             found.setdefault(RouterId(rest.partition("/")[0]), text)
         elif noun in ("floating_ip", "port_forwarding"):

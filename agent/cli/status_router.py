@@ -88,7 +88,7 @@ def _leg(leg: Answer) -> str:
 def _next_hops(found: Answer) -> Iterator[str]:
     for hop in parts(found, "next_hops"):
         state = text(hop, "state")
-        said = {"answers": f"known as {text(hop, 'mac_address')}", "silent": "DOES NOT ANSWER"}.get(
+        said = {"known": f"known as {text(hop, 'mac_address')}", "silent": "DOES NOT ANSWER"}.get(
             state, "not asked yet"
         )
         yield f"next hop   {text(hop, 'nexthop')} to {text(hop, 'destination')}: {said}"

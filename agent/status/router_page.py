@@ -150,7 +150,7 @@ def _leg(leg: LegView) -> Json:
 
 
 def _next_hop(hop: NextHop) -> Json:
-    state = "unknown" if hop.mac is None else "answers" if hop.mac else "silent"
+    state = "unknown" if hop.mac is None else "known" if hop.mac else "silent"
     return {
         "destination": hop.destination,
         "nexthop": hop.address,

@@ -11,9 +11,9 @@ import pytest
 
 from agent import logs
 from agent.core.errors import InputError
-from agent.core.model import NetworkId, PortId
+from agent.core.model import NetworkId, PortId, Router, RouterId
 from agent.core.plan import ItemRef
-from agent.core.report import ItemState, ObjectStatus, PortState
+from agent.core.report import ItemState, ObjectStatus, PortState, RouterState
 
 LOG = logging.getLogger("agent.core.example")
 
@@ -120,6 +120,39 @@ def test_an_item_is_logged_when_its_state_changes_and_not_when_it_is_tried_again
         "flows item table=0,priority=1: done -> error at revision 7: refused",
         "flows item table=0,priority=1: error -> blocked at revision 8: waits for ovs item x",
         "flows item table=0,priority=1: blocked -> done at revision 9 after 5 attempts",
+    ]
+
+
+def test_what_waits_for_one_failure_has_no_lines_of_its_own():
+    stream = written()
+    changes = logs.StateChangeLog(LOG)
+    failed = ItemRef("netns", "qrouter-1")
+    blocked = replace(error(), state=ItemState.BLOCKED, message="waits for netns", waits_for=failed)
+    unfinished = {failed: error(), **{ItemRef("nat", f"rule {number}"): blocked for number in range(40)}}
+    changes.items(unfinished, revision=7)
+    changes.items({}, revision=8)
+    assert messages(stream) == [
+        "netns item qrouter-1: done -> error at revision 7: refused",
+        "netns item qrouter-1: error -> done at revision 8 after 1 attempts",
+    ]
+
+
+def test_a_router_is_logged_when_its_gateway_moves_or_something_is_missing():
+    stream = written()
+    changes = logs.StateChangeLog(LOG)
+    edge = Router(RouterId("r1"), "edge")
+    away = RouterState(edge.id, active=False, ready=True, reason="host host1 has the gateway", since=1.0)
+    here = replace(away, active=True, reason="")
+    broken = replace(here, ready=False, reason="netns: no")
+    for revision, state in enumerate((away, replace(away, reason="host host1 has the gateway; x"), here, broken, here)):
+        changes.routers({edge.id: state}, {edge.id: edge}, revision)
+    changes.routers({}, {}, 5)
+    assert messages(stream) == [
+        "router r1 (edge): new -> no gateway here (host host1 has the gateway) at revision 0",
+        "router r1 (edge): no gateway here (host host1 has the gateway; x) -> gateway here at revision 2",
+        "router r1 (edge): gateway here -> gateway here, not ready (netns: no) at revision 3",
+        "router r1 (edge): gateway here, not ready (netns: no) -> gateway here at revision 4",
+        "router r1: gone at revision 5",
     ]
 
 
