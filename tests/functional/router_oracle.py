@@ -115,7 +115,7 @@ class World:
         if not own or not self._allows(instance, "egress", target):
             return NOTHING
         subnet = self._subnet_of(instance, version)
-        if is_in(target, subnet.cidr) and not (router := self._owner_of_leg(subnet, target)):
+        if is_in(target, subnet.cidr):
             return self._deliver(Packet(own, target), subnet.network)
         router = self._owner_of_leg(subnet, subnet.gateway)
         return NOTHING if router is None else self._route(router, Packet(own, target), subnet)
@@ -140,7 +140,7 @@ class World:
             if version_of(via) == version_of(packet.target) and is_in(packet.target, prefix)
         ]
         if ways:
-            return self._along(packet, ways)
+            return self._along(router, packet, ways)
         return self._outside(router, packet, came)
 
     def _inside(self, router: Router, packet: Packet, came: Subnet | None, to: Subnet) -> Outcome:
@@ -194,10 +194,15 @@ class World:
         for instance in self.instances.values():
             if instance.network == network and packet.target in instance.addresses:
                 return self._arrive(packet, [instance])
-        return NOTHING
+        return BY_ROUTER if self._router_at(network, packet.target) else NOTHING
 
-    def _along(self, packet: Packet, ways: Sequence[str]) -> Outcome:
-        """Hand over to instances that lead on: those that have the address behind them take it."""
+    def _along(self, router: Router, packet: Packet, ways: Sequence[str]) -> Outcome:
+        """Hand over to who leads on: another router, or instances that have the address behind them."""
+        for subnet in map(self.subnets.__getitem__, router.legs):
+            for way in ways:
+                following = self._router_at(subnet.network, way)
+                if following is not None:
+                    return self._route(following, packet, subnet)
         behind = [
             each
             for each in self.instances.values()
@@ -215,6 +220,11 @@ class World:
         return next(
             each for each in self.subnets.values() if each.network == instance.network and is_in(address, each.cidr)
         )
+
+    def _router_at(self, network: str, address: str) -> Router | None:
+        """Return the router that has an address on a network."""
+        known = (router for router in self.routers.values() if address in router.legs.values())
+        return next((r for r in known if any(self.subnets[leg].network == network for leg in r.legs)), None)
 
     def _owner_of_leg(self, subnet: Subnet, address: str) -> Router | None:
         return next((router for router in self.routers.values() if router.legs.get(subnet.name) == address), None)
@@ -282,12 +292,13 @@ def read_world(text: str, behind: Mapping[str, Sequence[str]], upstream: Sequenc
     for address, each in (file.get("floating_ips") or {}).items():
         instance = instances[each["port"]]
         fixed = instance.address(4)
-        owner = next(
-            r.name
-            for r in routers.values()
-            if any(subnets[leg].network == instance.network and is_in(fixed, subnets[leg].cidr) for leg in r.legs)
-        )
-        floating[address] = (owner, fixed)
+        legs = {
+            own == subnets[leg].gateway: router.name
+            for router in routers.values()
+            for leg, own in router.legs.items()
+            if subnets[leg].network == instance.network and is_in(fixed, subnets[leg].cidr)
+        }
+        floating[address] = (legs.get(True) or legs[False], fixed)
     groups = {
         name: each if isinstance(each, list) else each["rules"]
         for name, each in (file.get("security_groups") or {}).items()
