@@ -2,14 +2,15 @@
 """When ports and addresses of routers that have appeared here are announced, and how often.
 
 Each announcement is a broadcast, which costs the switch as much as the network has
-ports: 15 ms with 400, during which it takes no flows.  So they are sent two at a
-time, with rests of twice what sending took, and nobody waits for them; physical
+ports: 15 ms with 400, during which it takes no flows.  So few are sent at a time, two at
+first and more while the switch is done with them at once, with rests of twice what sending
+took, and nobody waits for them; physical
 networks first, where switches outside have to learn the new place.  There
 an announcement is repeated, as hypervisors do after a migration: one frame may be
 lost, or undone by a last frame from the old place.  On other networks nobody learns
 places, and one is enough.  A gateway that has moved comes before everything else, and
 with more at a time: its traffic waits.  Floating IPs that moved with it under its own MAC
-address do not hold up others.
+address do not hold up others.  What a new daemon finds in place has been announced.
 
 A gateway is repeated for longer.  Two may have been active at once, of which one hears the
 other (BFD, once a second while it is down, RFC 5880 section 6.8.3) and falls silent only
@@ -29,7 +30,8 @@ from agent.core.model import HostSnapshot, PortId, SwitchView
 from agent.core.plan import ObjectId, Voice, Voices
 from agent.l2.announce import address_frames, announcements
 
-AT_ONCE = 2  # ports in one step
+AT_ONCE, MOST_AT_ONCE = 2, 32  # ports or addresses in one step
+QUICK = 0.03  # seconds that a step may take if the next is to be larger: without any frame it takes about 10 ms
 URGENT_AT_ONCE = 16  # gateways in one step
 PACE = 0.02  # seconds between two steps, at least
 REST = 2.0  # times the seconds that the last step took, at least
@@ -67,6 +69,7 @@ class Announcements:
         self._voices: Voices = {}
         self._order = itertools.count()
         self._not_before = 0.0
+        self._at_once = AT_ONCE
 
     def add(self, ports: Iterable[PortId], snapshot: HostSnapshot) -> None:
         """Announce *ports* of *snapshot*, the first time as soon as it is their turn."""
@@ -79,11 +82,13 @@ class Announcements:
                 urgency = _PHYSICAL if physical else _OTHER
                 heapq.heappush(self._queue, (now + delay, urgency, next(self._order), port_id))
 
-    def hear(self, voices: Voices, held: Collection[ObjectId] = ()) -> None:
+    def hear(
+        self, voices: Voices, held: Collection[ObjectId] = (), *, adopted: Callable[[ObjectId], bool] | None = None
+    ) -> None:
         """Announce what of *voices* was not there at the last call, or was there otherwise.
 
         What is *held*, because its flows are not in place yet, and what is behind a leg that
-        is, counts as not there.
+        is, counts as not there; what is *adopted*, because an earlier daemon has left it so, as there.
         """
         now = self._monotonic()
         heard: dict[ObjectId, Mapping[ObjectId, Voice]] = {}
@@ -93,7 +98,7 @@ class Announcements:
             if spoken is before:
                 continue
             for what, voice in spoken.items():
-                if before.get(what) == voice:
+                if before.get(what) == voice or (adopted is not None and adopted(what)):
                     continue
                 urgency = _URGENT if voice.urgent else _PHYSICAL if voice.repeated else _OTHER
                 # What is urgent is due before all that waits already.
@@ -119,11 +124,11 @@ class Announcements:
         """Begin to send what is due, at most a few; ports that are gone meanwhile are passed over."""
         now = self._monotonic()
         if self._sending is not None and self._sending.done():
-            rest = max(PACE, REST * self._sending.result())
-            self._not_before, self._sending = max(self._not_before, now + rest), None
+            self._rest(now, self._sending.result())
+            self._sending = None
         frames: list[tuple[int, bytes]] = []
         ordinary = urgent = 0
-        while ordinary < AT_ONCE and urgent < URGENT_AT_ONCE:
+        while ordinary < self._at_once and urgent < URGENT_AT_ONCE:
             due = self.next_due()
             if due is None or due > now:
                 break
@@ -133,6 +138,12 @@ class Announcements:
         if frames:
             self._sending = self._sender.announce(frames)
             self._sending.add_done_callback(lambda _: self._on_sent())
+
+    def _rest(self, now: float, took: float) -> None:
+        """Note how long a step took: the next comes after a rest, with more or less in it."""
+        self._not_before = max(self._not_before, now + max(PACE, REST * took))
+        at_once = self._at_once * 2 if took < QUICK else self._at_once // 2
+        self._at_once = min(max(at_once, AT_ONCE), MOST_AT_ONCE)
 
     def _spoken(self, what: _Spoken, switch: SwitchView) -> list[tuple[int, bytes]]:
         """Return the frames of what a router says, none if it has fallen silent meanwhile."""

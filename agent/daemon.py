@@ -12,7 +12,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -392,8 +392,7 @@ class Daemon:
         self._reporter.flush(lambda: parts.wake.set("reported"))
         up = [port for port, state in self._ports.items() if state.up and not (port in before and before[port].up)]
         self._note_wiring(up, report, reasons)
-        self._announcements.add(up, snapshot)
-        self._announcements.hear(self._plan.voices, self._shut(report))
+        self._announce(up, report, snapshot)
         self._verification.after_pass(parts.reconciler)
         if parts.filtering is not None and parts.filtering.after_pass(report, parts.reconciler):
             parts.wake.set("judge")
@@ -405,6 +404,19 @@ class Daemon:
         if any(snapshot.host in router.gateway_hosts for router in snapshot.routers.values()):
             why_not = parts.gateways.report.why_not
             self._log.fact("gateways", "not to be used" if why_not else "usable", why_not, good=not why_not)
+
+    def _announce(self, up: Iterable[PortId], report: PassReport, snapshot: HostSnapshot) -> None:
+        """Announce the ports that have come up, and addresses of routers that have appeared.
+
+        In the first pass only those of which flows had to be written: all else works as it did before.
+        """
+        if self._done_with is not None:
+            self._announcements.add(up, snapshot)
+            self._announcements.hear(self._plan.voices, self._shut(report))
+            return
+        new = self._parts.reconciler.objects_written("flows")
+        self._announcements.add([port for port in up if ObjectId(f"port:{port}") in new], snapshot)
+        self._announcements.hear(self._plan.voices, self._shut(report), adopted=lambda what: what not in new)
 
     def _shut(self, report: PassReport) -> frozenset[ObjectId]:
         """Return what has flows that are not in place: it cannot speak yet."""

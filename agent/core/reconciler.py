@@ -208,6 +208,10 @@ class Reconciler:
         """Return the keys of *driver* that were written and not read back since."""
         return self._written.get(driver, {}).keys()
 
+    def objects_written(self, driver: str) -> frozenset[ObjectId]:
+        """Return the objects of which anything was written by *driver* and not read back since."""
+        return frozenset(self._written.get(driver, {}).values())
+
     def is_verified(self) -> bool:
         """Tell whether all that was written has been read back."""
         return not self._written

@@ -142,6 +142,23 @@ def test_nothing_is_lost_when_agents_restart(lab: Lab) -> None:
     assert_survived(session.stop(), "agents restarted")
 
 
+def announced(frame: bytes) -> str:
+    """Return the address that an ARP request is for if its sender has it itself (RFC 5227, section 3), else ""."""
+    is_request = frame[12:14] == b"\x08\x06" and frame[20:22] == b"\0\1"
+    return ".".join(map(str, frame[28:32])) if is_request and frame[28:32] == frame[38:42] else ""
+
+
+def test_a_restarted_agent_announces_nothing_that_was_there(lab: Lab) -> None:
+    with lab.capture("upstream") as capture:
+        lab.sandbox.restart("host1")
+        wait_converged(lab, "host1")
+        new = lab.writer.create_floating_ip("203.0.113.70", FloatingIpFields(port="many", fixed_ip="10.0.0.101"))
+        frames = capture.until(lambda frame: announced(frame) == "203.0.113.70", 10)
+    lab.applied(new)
+    assert {announced(frame) for frame in frames} - {""} == {"203.0.113.70"}
+    lab.applied(lab.writer.delete_floating_ip("203.0.113.70"))
+
+
 def test_a_floating_ip_that_goes_ends_what_it_carried_and_nothing_else(lab: Lab) -> None:
     other = lab.writer.create_floating_ip("203.0.113.60", FloatingIpFields(port="many", fixed_ip="10.0.0.100"))
     lab.applied(other)

@@ -8,7 +8,7 @@ from collections import Counter
 from concurrent.futures import Future
 from dataclasses import replace
 
-from agent.announcements import AT_ONCE, PACE, REPEATS, REST, URGENT_REPEATS, Announcements
+from agent.announcements import AT_ONCE, MOST_AT_ONCE, PACE, QUICK, REPEATS, REST, URGENT_REPEATS, Announcements
 from agent.core.model import PortId
 from agent.core.plan import ObjectId, Voice
 from tests.golden.host_states import Clock
@@ -58,11 +58,18 @@ def crowd(count: int) -> World:
 
 def test_many_ports_are_announced_a_few_at_a_time():
     world = crowd(100)
-    sent = run(world, [PortId(f"p{number}") for number in range(1, 101)], seconds=60)
+    sent = run(world, [PortId(f"p{number}") for number in range(1, 101)], seconds=60, takes=QUICK)
     assert Counter(ofport for _, ofport in sent) == dict.fromkeys(range(1, 101), 1)
     assert max(Counter(time for time, _ in sent).values()) <= AT_ONCE
     times = sorted({time for time, _ in sent})
     assert all(later - earlier >= PACE * 0.99 for earlier, later in itertools.pairwise(times))
+
+
+def test_a_switch_that_is_done_at_once_gets_more_at_a_time():
+    sent = run(crowd(400), [PortId(f"p{number}") for number in range(1, 401)], seconds=60, takes=QUICK / 2)
+    steps = list(Counter(time for time, _ in sent).values())
+    assert steps[:6] == [AT_ONCE, 4, 8, 16, MOST_AT_ONCE, MOST_AT_ONCE]
+    assert sent[-1][0] < 1.0
 
 
 def test_a_port_of_a_physical_network_comes_first_and_is_repeated():
@@ -167,6 +174,18 @@ def test_only_what_is_new_of_a_router_is_announced():
     speaking.queue.hear({ROUTER: {}})
     speaking.queue.hear({ROUTER: {FLOATING: AT_FLOATING}})
     assert speaking.sent() == [5077]
+
+
+def test_what_was_there_before_the_daemon_is_not_announced():
+    speaking = Speaking()
+    voices = {ROUTER: {GATEWAY: AT_GATEWAY, FLOATING: AT_FLOATING}}
+    speaking.queue.hear(voices, adopted=lambda what: what == GATEWAY)
+    assert speaking.sent() == [5077]
+    speaking.queue.hear(voices)
+    assert speaking.sent() == []
+    speaking.queue.hear({})
+    speaking.queue.hear(voices)
+    assert len(speaking.sent()) == 2 * (1 + len(URGENT_REPEATS)) + 1
 
 
 def test_a_gateway_that_is_claimed_again_is_announced_again():
