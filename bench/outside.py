@@ -129,3 +129,8 @@ def let_answer(place: Lab, clients: Sequence[Client], router: str) -> None:
             f"rule add from {each.address} lookup {number}",
         ]
     run([*enter, "ip", "-n", NAMESPACE, "-batch", "-"], stdin="".join(f"{line}\n" for line in lines))
+
+
+def forget_router(place: Lab) -> None:
+    """Let the clients know nothing of the router before: another one has other MAC addresses."""
+    run([*place.sandbox.argv(Place(place.host), []), "ip", "-n", NAMESPACE, "neighbor", "flush", "all"])

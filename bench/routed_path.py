@@ -4,15 +4,21 @@
 The same two instances, on the same switch, by turns through a router of the agent's (with a
 gateway, so it translates and follows connections) and through one made by hand: a namespace
 with forwarding, a device on each of the two networks and a rule that translates what leaves
-elsewhere.  That one is the floor.  There are four of each: the switch polls its devices one after
+elsewhere.  That one is the floor.  There are six of each: the switch polls its devices one after
 the other, and in which order a packet meets them is worth more than what is measured.
 ``stream`` is octets a second over one TCP connection, ``round-trip`` a datagram there and back.
+
+Rounds are so short that who else is at work on the machine is so for all of one; every other one runs
+backwards.  ``stream-ratio`` and ``round-trip-ratio`` are ours over those made by hand within a round: each
+sample is the median of a tenth of all rounds, so what lies between the least and the greatest is how
+far to trust the median.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import statistics
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -25,20 +31,22 @@ from agent.sandbox.sandbox import Place
 from agent.sandbox.tools import run as run_command
 from agent.store.document import Document, Entry, FixedIpRequest, NetworkFields, PortFields, RouterFields, SubnetFields
 from agent.store.writer import Writer
-from bench.figures import RATE, SECONDS, Figure, Result
+from bench.figures import NUMBER, RATE, SECONDS, Figure, Result
 from bench.lab import HOST, Lab, lab
 from bench.options import Options
 from bench.outside import PUBLIC, network, wait_applied
-from bench.switch import TIMEOUT, Interface
+from bench.switch import Interface
 
 NAME = "routed-path"
-ROUNDS, QUICK_ROUNDS = 25, 1  # short ones: who else is at work on the machine is so for seconds
-STREAM_SECONDS = 0.1
-TURNS = 50
+ROUNDS, QUICK_ROUNDS = 40, 1
+PARTS = 10
+STREAM_SECONDS = 0.05
+TURNS = 20
+LONGEST = 300.0  # seconds that all rounds may take
 PORT = 7000
 MTU = 1450
 SIDES = {"left": "10.1.0", "right": "10.2.0"}
-OURS, BY_HAND = (1, 2, 3, 4), (251, 252, 253, 254)  # the last octets of the routers' addresses
+OURS, BY_HAND = (1, 2, 3, 4, 5, 6), (249, 250, 251, 252, 253, 254)  # the last octets of the routers' addresses
 ENDS = {way: 10 + number for number, way in enumerate((*OURS, *BY_HAND))}  # those of the instance's that each leads to
 _PROGRAM = str(Path(__file__).with_name("routed_load.py"))
 
@@ -67,26 +75,36 @@ def run(options: Options) -> Result:
         with serving(place):
             streams = ask(place, "stream", STREAM_SECONDS, rounds)
             trips = ask(place, "turns", TURNS, rounds)
-    return Result(
-        NAME,
-        [
-            Figure("stream", RATE, streams[True], {}, streams[False]),
-            Figure("round-trip", SECONDS, trips[True], {}, trips[False]),
-        ],
-    )
+    return Result(NAME, [*streams.figures("stream", RATE), *trips.figures("round-trip", SECONDS)])
 
 
-def ask(place: Lab, what: str, amount: float, rounds: int) -> dict[bool, list[float]]:
-    """Have the left instance send by all routers in turn; return the samples of ours (True) and of the others."""
-    # Ours and the others alternate.
+@dataclass(frozen=True, slots=True)
+class Series:
+    """The samples of ours and of those made by hand, of each router one for each round."""
+
+    ours: Sequence[Sequence[float]]
+    by_hand: Sequence[Sequence[float]]
+
+    def figures(self, name: str, unit: str) -> list[Figure]:
+        """Return all samples, and what ours are of the others."""
+        ours, floor = ([sample for samples in all_of for sample in samples] for all_of in (self.ours, self.by_hand))
+        return [Figure(name, unit, ours, {}, floor), Figure(f"{name}-ratio", NUMBER, self.ratios())]
+
+    def ratios(self) -> list[float]:
+        """Return the medians of the parts of all rounds, each round compared within itself."""
+        rounds = zip(zip(*self.ours, strict=True), zip(*self.by_hand, strict=True), strict=True)
+        ratios = [sum(ours) / sum(by_hand) for ours, by_hand in rounds]
+        size = max(len(ratios) // PARTS, 1)
+        return [statistics.median(ratios[first : first + size]) for first in range(0, len(ratios), size)]
+
+
+def ask(place: Lab, what: str, amount: float, rounds: int) -> Series:
+    """Have the left instance send by all routers in turn, ours and the others alternating."""
     ways = [way for pair in zip(OURS, BY_HAND, strict=True) for way in pair]
     targets = {way: f"{SIDES['right']}.{ENDS[way]}" for way in ways}
     words = [sys.executable, _PROGRAM, what, str(PORT), str(amount), str(rounds), *targets.values()]
-    found = json.loads(run_command(enter(place, "left", words), timeout=TIMEOUT))
-    return {
-        ours: [sample for way in (OURS if ours else BY_HAND) for sample in found[targets[way]]]
-        for ours in (True, False)
-    }
+    found = json.loads(run_command(enter(place, "left", words), timeout=LONGEST))
+    return Series([found[targets[way]] for way in OURS], [found[targets[way]] for way in BY_HAND])
 
 
 def make(place: Lab) -> None:

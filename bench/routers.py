@@ -11,12 +11,15 @@ all is done.
 
 ``restart``, ``restart-cpu`` and ``flow-modifications`` are as of benchmark ``restart``;
 ``rules-written`` are rules, chains and addresses in the routers' namespaces that are not the same as before.
+All but the memory without is measured of centralised routers, and again of distributed ones.
+
 The floor of the restart also saves the rules of every namespace, as nobody can know that they are untouched without.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -38,6 +41,7 @@ ROUTERS, QUICK_ROUTERS = 100, 3
 REPEATS = 2
 QUICK_SETTLE = 0.2  # seconds before memory is looked at
 SET = "routers"
+KINDS: tuple[Params, ...] = ({}, {"distributed": 1})
 # As it stands: what is written again has another handle, or is another namespace.
 _RULES = """
 ls -i /run/netns
@@ -64,33 +68,40 @@ class Restarts:
 def run(options: Options) -> Result:
     """Make them some times, and restart the agent as often."""
     count, repeats, pause = (QUICK_ROUTERS, 1, QUICK_SETTLE) if options.quick else (ROUTERS, REPEATS, AFTERWARDS)
-    params = {"routers": count}
+    figures: list[Figure] = []
     with service_lab("rout", count, count, external=True) as here:
         with here.place.host.paths.agent_config.open("a") as config:
             config.write("\n[pass]\nhold_share = 1\n")  # all are deleted at once, and nobody has to say so again
         with Writer.connect([here.place.sandbox.paths.store_address]) as writer:
             wait_applied(here.place, writer.apply(network()).revision)
             without = settled(here, pause)
-            moments = [make(here, writer, count, last=number == repeats - 1) for number in range(repeats)]
-        restarts = Restarts()
-        for _ in range(repeats):
-            restart(here, restarts)
-        having = settled(here, pause)
-        processes = len(own_processes(here.place.host))
-    return Result(
-        NAME,
-        [
-            Figure("routers", SECONDS, [each.seen - each.committed for each in moments], params),
-            Figure("routers-applied", SECONDS, [each.applied - each.committed for each in moments], params),
-            Figure("routers-write", SECONDS, [each.committed - each.begun for each in moments], params),
-            *_restart_figures(restarts, params),
-            Figure("pss", BYTES, [without.pss], {"routers": 0, "ports": count}),
-            Figure("pss", BYTES, [having.pss], {**params, "ports": count}),
-            Figure("peak", BYTES, [having.peak], {**params, "ports": count}),
-            Figure("per-router", BYTES, [(having.own - without.own) / count], params),
-            Figure("processes", NUMBER, [processes], params),
-        ],
-    )
+            figures.append(Figure("pss", BYTES, [without.pss], {"routers": 0, "ports": count}))
+            for kind in KINDS:
+                moments = [make(here, writer, count, kind) for _ in range(repeats)]
+                figures += _figures(here, moments, without, (count, pause), {"routers": count, **kind})
+                delete(here, writer)
+    return Result(NAME, figures)
+
+
+def _figures(
+    here: ServiceLab, moments: Sequence[Moments], without: Memory, much: tuple[int, float], params: Params
+) -> list[Figure]:
+    """Restart the agent, and return what came of the routers that are there."""
+    count, pause = much
+    restarts = Restarts()
+    for _ in moments:
+        restart(here, restarts)
+    having = settled(here, pause)
+    return [
+        Figure("routers", SECONDS, [each.seen - each.committed for each in moments], params),
+        Figure("routers-applied", SECONDS, [each.applied - each.committed for each in moments], params),
+        Figure("routers-write", SECONDS, [each.committed - each.begun for each in moments], params),
+        *_restart_figures(restarts, params),
+        Figure("pss", BYTES, [having.pss], {**params, "ports": count}),
+        Figure("peak", BYTES, [having.peak], {**params, "ports": count}),
+        Figure("per-router", BYTES, [(having.own - without.own) / count], params),
+        Figure("processes", NUMBER, [len(own_processes(here.place.host))], params),
+    ]
 
 
 def _restart_figures(restarts: Restarts, params: Params) -> list[Figure]:
@@ -102,8 +113,9 @@ def _restart_figures(restarts: Restarts, params: Params) -> list[Figure]:
     ]
 
 
-def make(here: ServiceLab, writer: Writer, count: int, *, last: bool) -> Moments:
-    """Make the routers at once, and delete them again unless these are the *last*."""
+def make(here: ServiceLab, writer: Writer, count: int, kind: Params) -> Moments:
+    """Delete what routers there are, and make so many at once."""
+    delete(here, writer)
     addresses = [f"203.0.113.{10 + number}" for number in range(count)]
     entries = tuple(
         Entry(
@@ -113,16 +125,19 @@ def make(here: ServiceLab, writer: Writer, count: int, *, last: bool) -> Moments
                 external_fixed_ips=(FixedIpRequest(address=address),),
                 gateway_hosts=(HOST,),
                 interfaces=(FixedIpRequest(subnet=f"sub-net{number}"),),
+                distributed=bool(kind),
             ),
         )
         for number, address in enumerate(addresses)
     )
     write = partial(writer.apply, Document(routers=entries), set_name=SET)
-    moments = until_answered(here.place, Asked(addresses), write)
-    if not last:
-        wait_applied(here.place, writer.apply(Document(), set_name=SET, prune=True).revision)
-        time.sleep(SETTLE)
-    return moments
+    return until_answered(here.place, Asked(addresses), write)
+
+
+def delete(here: ServiceLab, writer: Writer) -> None:
+    """Delete all routers."""
+    wait_applied(here.place, writer.apply(Document(), set_name=SET, prune=True).revision)
+    time.sleep(SETTLE)
 
 
 def restart(here: ServiceLab, restarts: Restarts) -> None:
