@@ -3,8 +3,8 @@
 
 cffi's own way into a build is ``setup.py``; this wrapper makes one needless.  It is
 found through ``backend-path`` in ``pyproject.toml``, and runs in the top folder of
-the source tree, as PEP 517 demands.  ``fp_packet.h`` is the only description of the
-interface: what stands between its two marks is given to cffi as it is.
+the source tree, as PEP 517 demands.  The headers are the only description of the
+interface: what stands between their two marks is given to cffi as it is.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from setuptools import build_meta
 
 _BEGIN = "/* cffi: begin */"
 _END = "/* cffi: end */"
+_HEADERS = ("fp_packet.h", "fp_acl.h")
 
 # The hooks that need no C source are setuptools' own.
 get_requires_for_build_editable = build_meta.get_requires_for_build_editable
@@ -39,8 +40,9 @@ def declarations(header: str) -> str:
 def generate(folder: Path = Path("agent/_fastpath")) -> Path:
     """Write ``_fp.c`` beside the header in *folder* (untouched when it is current) and return its path."""
     ffi = FFI()
-    ffi.cdef(declarations((folder / "fp_packet.h").read_text()))
-    ffi.set_source("agent._fastpath._fp", '#include "fp_packet.h"')
+    for header in _HEADERS:
+        ffi.cdef(declarations((folder / header).read_text()))
+    ffi.set_source("agent._fastpath._fp", "\n".join(f'#include "{header}"' for header in _HEADERS))
     source = folder / "_fp.c"
     ffi.emit_c_code(str(source))
     return source

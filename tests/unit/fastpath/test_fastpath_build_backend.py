@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The build backend: the header is the one description of the interface."""
+"""The build backend: the headers are the one description of the interface."""
 
 from __future__ import annotations
 
@@ -13,16 +13,22 @@ from agent._fastpath import build_backend
 SOURCE = Path(build_backend.__file__).parent
 
 
-def test_the_binding_is_generated_from_the_header_alone(tmp_path: Path) -> None:
-    shutil.copy(SOURCE / "fp_packet.h", tmp_path)
-    source = build_backend.generate(tmp_path)
-    assert "fp_parse_batch" in source.read_text()
+@pytest.fixture
+def headers(tmp_path: Path) -> Path:
+    for name in ("fp_packet.h", "fp_acl.h"):
+        shutil.copy(SOURCE / name, tmp_path)
+    return tmp_path
 
 
-def test_a_current_binding_is_left_alone(tmp_path: Path) -> None:
-    shutil.copy(SOURCE / "fp_packet.h", tmp_path)
-    written = build_backend.generate(tmp_path).stat().st_mtime_ns
-    assert build_backend.generate(tmp_path).stat().st_mtime_ns == written  # so nothing is compiled again
+def test_the_binding_is_generated_from_the_headers_alone(headers: Path) -> None:
+    source = build_backend.generate(headers).read_text()
+    assert "fp_parse_batch" in source
+    assert "fp_acl_classify" in source
+
+
+def test_a_current_binding_is_left_alone(headers: Path) -> None:
+    written = build_backend.generate(headers).stat().st_mtime_ns
+    assert build_backend.generate(headers).stat().st_mtime_ns == written  # so nothing is compiled again
 
 
 def test_a_header_without_marks_is_refused() -> None:
