@@ -17,6 +17,7 @@ from agent.store.filter_rows import RuleRow
 _Owner = TypeVar("_Owner")
 _Key = TypeVar("_Key")
 _Member = TypeVar("_Member")
+_Value = TypeVar("_Value")
 
 _by_id = attrgetter("id")
 
@@ -135,3 +136,25 @@ class Groups:
         if known is None:
             return f"group {owner}"
         return f"{known.kind.replace('_', ' ')} {known.name or known.id}"
+
+
+class Index(Generic[_Key, _Value]):
+    """Sets of values by key, without empty ones."""
+
+    def __init__(self) -> None:
+        self._sets: dict[_Key, set[_Value]] = {}
+
+    def add(self, key: _Key, value: _Value) -> None:
+        """Add a value to the set of *key*."""
+        self._sets.setdefault(key, set()).add(value)
+
+    def discard(self, key: _Key, value: _Value) -> None:
+        """Take a value out of the set of *key*, if it is there."""
+        found = self._sets.get(key, set())
+        found.discard(value)
+        if not found:
+            self._sets.pop(key, None)
+
+    def get(self, key: _Key) -> set[_Value]:
+        """Return the set of *key*; not to be changed."""
+        return self._sets.get(key, set())

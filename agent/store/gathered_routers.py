@@ -3,22 +3,31 @@
 
 Only a router of which something changed is put together anew.  What does not fit (an
 address outside its subnet, two interfaces on overlapping subnets, a next hop that nothing
-leads to) is left out and told as a problem of the router; the rest of it works.
+leads to) is left out and told as a problem of the router; the rest of it works.  Of routers
+that want one address on a network, the one with the lower id has it.
 """
 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple, TypeAlias
 
 from agent.core.errors import Actor, Problem
 from agent.core.model import FixedIp, HostName, NetworkId, PortId, Router, RouterId, RouterInterface, Subnet, SubnetId
+from agent.store.gathered import Index
 from agent.store.router_rows import RouterPort, RouterRow
 
 Subnets: TypeAlias = Mapping[NetworkId, tuple[Subnet, ...]]
 Prefix: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+class Place(NamedTuple):
+    """An address on a network."""
+
+    network: NetworkId
+    address: str
 
 
 class RouterNeeds(NamedTuple):
@@ -41,6 +50,7 @@ class Routers:
         self._rows: dict[RouterId, RouterRow] = {}
         self._ports: dict[RouterId, dict[PortId, RouterPort]] = {}
         self._on: dict[NetworkId, set[RouterId]] = {}  # networks of interfaces and gateways
+        self._at: Index[Place, RouterPort] = Index()
         self._changed: set[RouterId] = set()
         self._whole: frozenset[RouterId] = frozenset()
         self._routers: dict[RouterId, Router] = {}
@@ -60,6 +70,9 @@ class Routers:
             self._rows[after.id] = after
             for network in _networks(after):
                 self._on.setdefault(network, set()).add(after.id)
+        for row in (before, after):
+            if row is not None:
+                self._contend(self._ports.get(row.id, {}).values())
 
     def file_port(self, before: RouterPort | None, after: RouterPort | None) -> None:
         """Take over what the row of a router's port says."""
@@ -69,9 +82,27 @@ class Routers:
             if not ports:
                 del self._ports[before.router]
             self._changed.add(before.router)
+            self._contend((before,))
+            for place in _places(before):
+                self._at.discard(place, before)
         if after is not None:
             self._ports.setdefault(after.router, {})[after.interface.port] = after
             self._changed.add(after.router)
+            for place in _places(after):
+                self._at.add(place, after)
+            self._contend((after,))
+
+    def _contend(self, ports: Iterable[RouterPort]) -> None:
+        """Have all routers put together anew that want an address of one of *ports*."""
+        for port in ports:
+            for place in _places(port):
+                self._changed |= {other.router for other in self._at.get(place)}
+
+    def _holder(self, place: Place) -> RouterRow | None:
+        """Return the router that has an address, of those that are here as a whole."""
+        wanting = (port for port in self._at.get(place) if port.admin_state_up and port.router in self._whole)
+        ids = {port.router for port in wanting if place.network in _networks(self._rows.get(port.router))}
+        return self._rows[min(ids)] if ids else None
 
     def note_subnets(self, network: NetworkId) -> None:
         """Note that the subnets of *network* are others."""
@@ -110,6 +141,8 @@ class Routers:
 
     def settle(self, needs: RouterNeeds, subnets: Subnets) -> dict[RouterId, tuple[Router | None, Router | None]]:
         """Put together what has changed; return those that are other objects now, each with what it was and is."""
+        for router in needs.whole ^ self._whole:
+            self._contend(self._ports.get(router, {}).values())
         changed = {router for router in self._changed if router in needs.known or router in self._routers}
         changed |= (needs.whole ^ self._whole) | (needs.known ^ self._routers.keys())
         self._changed.clear()
@@ -120,7 +153,7 @@ class Routers:
             self._problems.pop(key, None)
             row = self._rows.get(key)
             if row is not None and key in needs.known:
-                made = _Making(row, self._ports.get(key, {}), subnets if key in needs.whole else None)
+                made = _Making(row, self._ports.get(key, {}), subnets if key in needs.whole else None, self._holder)
                 after = _kept(made.router(), before)
                 self._routers[key] = after
                 if made.problems:
@@ -161,6 +194,10 @@ def _kept(new: Router, old: Router | None) -> Router:
     )
 
 
+def _places(port: RouterPort) -> list[Place]:
+    return [Place(port.interface.network, fixed.address) for fixed in port.interface.fixed_ips]
+
+
 class _Taken(NamedTuple):
     """A subnet that a port of the router is on."""
 
@@ -171,11 +208,15 @@ class _Taken(NamedTuple):
 
 @dataclass(slots=True)
 class _Making:
-    """One router on its way; *subnets* None if the host does not know them all: then nothing is compared with them."""
+    """One router on its way; *holder* tells which router has an address.
+
+    *subnets* is None if the host does not know them all: then nothing is compared with them.
+    """
 
     row: RouterRow
     ports: Mapping[PortId, RouterPort]
     subnets: Subnets | None
+    holder: Callable[[Place], RouterRow | None]
     problems: list[Problem] = field(default_factory=list)
     taken: list[_Taken] = field(default_factory=list)
     addresses: set[str] = field(default_factory=set)
@@ -239,6 +280,9 @@ class _Making:
             return f"{fixed.address} is not in subnet {_subnet(subnet)}"
         if is_gateway and fixed.address == subnet.gateway:
             return f"{fixed.address} is the gateway of subnet {_subnet(subnet)} itself"
+        holder = self.holder(Place(interface.network, fixed.address))
+        if holder is not None and holder.id != self.row.id:
+            return f"{fixed.address} is an address of router {holder.name or holder.id} already"
         for taken in self.taken:
             same = taken.port == interface.port and taken.subnet is subnet
             if not same and taken.prefix.overlaps(prefix):

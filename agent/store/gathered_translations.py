@@ -30,22 +30,14 @@ from agent.core.model import (
     RouterId,
     Subnet,
 )
-from agent.store.gathered import ByOwner
-from agent.store.gathered_routers import Prefix
+from agent.store.gathered import ByOwner, Index
+from agent.store.gathered_routers import Place, Prefix
 from agent.store.router_rows import FloatingIpRow
 
 Changes: TypeAlias = Mapping[RouterId, tuple[Router | None, Router | None]]
 
 _Key = TypeVar("_Key")
-_Value = TypeVar("_Value")
 _Noun = TypeVar("_Noun", FloatingIp, PortForwarding)
-
-
-class Place(NamedTuple):
-    """An address on an external network."""
-
-    network: NetworkId
-    address: str
 
 
 class _Fixed(NamedTuple):
@@ -55,31 +47,12 @@ class _Fixed(NamedTuple):
     address: str
 
 
-class _Index(Generic[_Key, _Value]):
-    """Sets of values by key, without empty ones."""
-
-    def __init__(self) -> None:
-        self._sets: dict[_Key, set[_Value]] = {}
-
-    def add(self, key: _Key, value: _Value) -> None:
-        self._sets.setdefault(key, set()).add(value)
-
-    def discard(self, key: _Key, value: _Value) -> None:
-        found = self._sets.get(key, set())
-        found.discard(value)
-        if not found:
-            self._sets.pop(key, None)
-
-    def get(self, key: _Key) -> set[_Value]:
-        return self._sets.get(key, set())
-
-
 class _Kind(Generic[_Key, _Noun]):
     """What the rows of one kind say, and what of it is served: the same mapping for a router while nothing changed."""
 
     def __init__(self) -> None:
         self.said: dict[_Key, _Noun] = {}
-        self.of: _Index[RouterId, _Key] = _Index()
+        self.of: Index[RouterId, _Key] = Index()
         self.changed: set[_Key] = set()  # to be judged anew
         self._served: dict[_Key, _Noun] = {}
         self._members: ByOwner[RouterId, _Key, _Noun] = ByOwner()
@@ -116,14 +89,14 @@ class Translations:
     def __init__(self) -> None:
         self._routers: dict[RouterId, Router] = {}
         self._whole: frozenset[RouterId] = frozenset()
-        self._gateways: _Index[Place, RouterId] = _Index()
+        self._gateways: Index[Place, RouterId] = Index()
         self._floating: _Kind[FloatingIpId, FloatingIp] = _Kind()
         self._places: dict[FloatingIpId, Place] = {}
-        self._floating_at: _Index[Place, FloatingIpId] = _Index()
-        self._floating_for: _Index[_Fixed, FloatingIpId] = _Index()
+        self._floating_at: Index[Place, FloatingIpId] = Index()
+        self._floating_for: Index[_Fixed, FloatingIpId] = Index()
         self._forwardings: _Kind[PortForwardingId, PortForwarding] = _Kind()
-        self._forwardings_at: _Index[str, PortForwardingId] = _Index()
-        self._forwardings_to: _Index[_Fixed, PortForwardingId] = _Index()
+        self._forwardings_at: Index[str, PortForwardingId] = Index()
+        self._forwardings_to: Index[_Fixed, PortForwardingId] = Index()
         self._problems: dict[str, Problem] = {}
         self._subnets: dict[NetworkId, tuple[tuple[Prefix, Subnet], ...]] = {}
 

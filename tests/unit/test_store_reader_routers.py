@@ -440,6 +440,34 @@ def test_an_address_has_one_floating_ip_the_first_that_has_an_address_itself(sto
     assert not following.at(store.revision).problems
 
 
+def test_of_routers_that_want_one_address_one_has_it_and_the_other_says_whose_it_is(store, follow):
+    edge = Edge(store)
+    following = follow("gw1")
+    following.until(lambda s: s.floating_ips)
+    other = store.router("other", (edge.public, edge.blue), ["gw1"], external_network=ref(edge.public))
+    gateway = store.leg(other, edge.public, {f"{PUBLIC}5": edge.public4}, gateway=True)
+    leg = store.leg(other, edge.blue, {"10.0.0.1": edge.blue4, "10.0.0.2": edge.blue4})
+    store.commit()
+    snapshot = following.at(store.revision)
+    first, second = sorted((edge.id, other))
+    name = "edge" if first == edge.id else "other"
+    assert {(p.object_id, p.field) for p in snapshot.problems if p.object_id.startswith("router:")} == {
+        (f"router:{second}", "external_fixed_ips"),
+        (f"router:{second}", "interfaces"),
+    }
+    assert all(f"router {name} already" in p.text for p in snapshot.problems if p.object_id.startswith("router:"))
+    assert snapshot.routers[first].gateway is not None
+    assert snapshot.routers[second].gateway is None
+    held = [ip.address for router in snapshot.routers.values() for i in router.interfaces for ip in i.fixed_ips]
+    assert sorted(held) == ["10.0.0.1", "10.0.0.2", "10.1.0.1"]
+    store.update("Port", gateway, fixed_ips=text_map({f"{PUBLIC}6": ref(edge.public4)}))
+    store.delete("Port", leg)
+    store.commit()
+    snapshot = following.at(store.revision)
+    assert not [problem for problem in snapshot.problems if problem.object_id.startswith("router:")]
+    assert all(snapshot.routers[router].gateway for router in (edge.id, other))
+
+
 def test_port_forwardings_do_not_share_ports(store, follow):
     edge = Edge(store)
     following = follow("gw1")
