@@ -42,6 +42,7 @@ from agent.l2.settings import LocalSettings
 from agent.l3.state import GatewayState
 from agent.planner import NUMBERED_DRIVERS, Planning
 from agent.port_states import NOT_FOR_PORTS, PortFacts, concerned, first_by_object, is_news, port_states
+from agent.problems import refused_problems, without_repeats
 from agent.read_back import ReadBack
 from agent.responding import Responding
 from agent.router_states import RouterFacts, router_states, unfinished_routers
@@ -110,6 +111,7 @@ class Daemon:
         self._done_with: tuple[HostSnapshot, SwitchView, LocalSettings, GatewayState] | None = None
         self._plan = Plan()
         self._problems: tuple[Problem, ...] = ()
+        self._refused: tuple[Problem, ...] = ()
         self._ports: Mapping[PortId, PortState] | None = None
         self._routers: Mapping[RouterId, RouterState] = {}
         self._facts_then: PortFacts | None = None  # what these ports' states were made from
@@ -384,6 +386,7 @@ class Daemon:
             self._ports = port_states(facts, before, time.time(), self._facts_then)
         self._facts_then = facts
         urgent = is_news(self._ports, before) or self._done_with is None or self._others_changed(snapshot)
+        self._refused = refused_problems(report.unfinished, parts.reconciler.desired.owner, snapshot)
         routers = self._router_states(report, snapshot, view, facts.problems)
         urgent |= routers != self._routers
         self._routers = routers
@@ -458,8 +461,7 @@ class Daemon:
             problems = (*problems, *self._parts.filtering.problems())
         told = self._parts.responding.problems() if self._parts.responding is not None else ()
         # Why there is no responder its driver knows from who keeps it running.
-        repeated = (trouble for trouble in reconciler.troubles() if not any(p.text in trouble.text for p in told))
-        problems = (*problems, *told, *repeated)
+        problems = (*problems, *told, *without_repeats(reconciler.troubles(), told))
         error = self._parts.chooser.file_error
         if error is not None:
             problems = (*problems, Problem("host", "state_dir", error, Actor.OPERATOR))
@@ -468,7 +470,8 @@ class Daemon:
     def _publish(self, report: PassReport | None, view: SwitchView, snapshot: HostSnapshot | None) -> None:
         state, chooser = self._state, self._parts.chooser
         live = self._parts.reader.snapshot()
-        state = replace(state, hold=chooser.hold, desired_revision=live.revision, problems=self._all_problems())
+        state = replace(state, hold=chooser.hold, desired_revision=live.revision)
+        state = replace(state, problems=(*self._all_problems(), *self._refused))
         if report is not None and snapshot is not None and self._ports is not None:
             first = state.applied_at is None
             state = replace(

@@ -549,7 +549,8 @@ class Reconciler:
         same = before is not None and before.status.state is ItemState.ERROR
         since = before.status.since if before is not None and same else self._now()
         delay = self._backoff.delay(attempts)
-        status = ObjectStatus(ItemState.ERROR, str(error), since, attempts, self._now() + delay)
+        actor = error.actor if isinstance(error, AgentError) else Actor.NOBODY
+        status = ObjectStatus(ItemState.ERROR, str(error), since, attempts, self._now() + delay, actor=actor)
         self._open[ref] = _Open(status, self._monotonic() + delay, present)
 
     def _block(self, ref: ItemRef, required: ItemRef, *, present: bool) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from agent.core.errors import Problem
+from agent.core.errors import Actor, Problem
 from agent.core.model import HostName, NetworkId, PortId, RouterId
 from agent.core.plan import ItemRef
 
@@ -30,7 +30,8 @@ class ItemState(StrEnum):
 class ObjectStatus:
     """An item that is not done: why, since when, how often it was tried, and when it is next.
 
-    One that is blocked ``waits_for`` another, if it is one alone.
+    One that is blocked ``waits_for`` another, if it is one alone.  Of one that has failed
+    ``actor`` is who must act before it can succeed.
     """
 
     state: ItemState
@@ -39,6 +40,7 @@ class ObjectStatus:
     attempts: int = 0
     next_try_at: float | None = None
     waits_for: ItemRef | None = None
+    actor: Actor = Actor.NOBODY
 
 
 def cause_of(ref: ItemRef, unfinished: Mapping[ItemRef, ObjectStatus]) -> ItemRef:

@@ -208,6 +208,7 @@ def _object_status(status: ObjectStatus) -> Json:
     return {
         "state": status.state.value,
         "message": status.message,
+        "actor": status.actor.value,
         "since": status.since,
         "attempts": status.attempts,
         "next_try_at": status.next_try_at,

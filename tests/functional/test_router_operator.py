@@ -265,6 +265,9 @@ def test_a_namespace_of_somebody_else_is_left_alone_and_only_its_router_does_not
 
     eventually(lambda: taken in said(), "the router's status names the namespace")
     print(said())
+    named = next(each for each in problems(lab, "host1") if taken in each)
+    assert "router late" in named
+    assert "'actor': 'operator'" in named
     assert lab.output("host1", "ip", "-n", taken, "route").strip() == "10.78.0.0/16 dev lo scope link"
     assert_all_work(lab)
     lab.output("host1", "ip", "netns", "delete", taken)

@@ -128,6 +128,7 @@ def test_problems_say_who_must_act_and_what_is_tried_again(source, path):
             "key": "table=0,priority=1",
             "state": "error",
             "message": "refused",
+            "actor": "nobody",
             "since": 1989.0,
             "attempts": 3,
             "next_try_at": 2001.0,
