@@ -121,6 +121,13 @@ class RouterWorld(World):
         active = self.gateways.active - {router_id} | (frozenset((router_id,)) if name == HERE else frozenset())
         self.gateways = GatewayState({**self.gateways.hosts, router_id: name}, active)
 
+    def hand_over(self, router: str, host: str, *, announced: bool = True) -> None:
+        """Have the gateway of a router be passing here, while *host* is still or already to be used."""
+        router_id = RouterId(router)
+        one, none = frozenset((router_id,)), frozenset[RouterId]()
+        hosts = {**self.gateways.hosts, router_id: HostName(host)}
+        self.gateways = GatewayState(hosts, one, passing=one, silent=none if announced else one)
+
     def snapshot(self) -> HostSnapshot:
         """Return the store's side."""
         return replace(

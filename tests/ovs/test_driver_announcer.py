@@ -31,7 +31,8 @@ def sent(ovs, port):
 
 
 def test_frames_take_the_way_of_the_port_and_are_judged_by_its_flows(ovs):
-    ovs.ofctl("add-flow", "MGMT", "table=0,priority=1,in_port=1,arp,arp_spa=10.0.0.1,actions=resubmit(,5)")
+    """Those know by a register that the daemon speaks for the port."""
+    ovs.ofctl("add-flow", "MGMT", "table=0,priority=1,in_port=1,reg5=1,arp,arp_spa=10.0.0.1,actions=resubmit(,5)")
     ovs.ofctl("add-flow", "MGMT", "table=5,arp,actions=output:3")
     before = sent(ovs, "p3")
 

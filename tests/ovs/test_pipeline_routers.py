@@ -13,10 +13,11 @@ from scapy.layers.l2 import ARP
 
 from agent.core.model import FloatingIpId, RouterId
 from agent.core.naming import host_mac
+from agent.core.openflow import ANNOUNCED
 from agent.core.service_identity import link_local
 from tests.golden.l2_world import mac, underlay
 from tests.golden.router_world import EXTERNAL_PATCH, edge_world, leg_mac
-from tests.ovs.pipeline_lab import PATCH, Lab, dump, load, running_switch, tunnel
+from tests.ovs.pipeline_lab import PATCH, Lab, dump, load, parse_outputs, running_switch, tunnel
 from tests.ovs.pipeline_packets import BROADCAST, NOBODY, ether, is_at, ping, ping6, solicit, tagged, who_has
 
 BLUE, RED, PUBLIC = 2001, 2002, 2003  # OpenFlow numbers of the router's legs
@@ -32,6 +33,7 @@ FROM_THERE = tunnel("vxlan", 5000, underlay(2))
 NOWHERE: set[str] = set()
 INTERNET = "198.51.100.7"
 VLAN = (0x8100, 100)
+PASSING = host_mac("here", "edge-public")  # under which a gateway sends that is not to be learned from
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +69,13 @@ class RouterLab(Lab):
         """Return where the packet goes; what the operator's bridge keeps for itself does not count."""
         return Lab.send(self, source, packet) - {"br-ex"}
 
+    def announce(self, leg, source, address):
+        """Return where an ARP announcement goes that the daemon sends in the name of a leg, with a register set."""
+        arp = f"arp,dl_src={source},dl_dst={BROADCAST},arp_op=1,arp_sha={source},arp_spa={address},arp_tpa={address}"
+        flow = f"in_port={leg},reg{ANNOUNCED}=1,{arp}"
+        self.trace = self.switch.appctl("ofproto/trace", "--names", "br-int", flow)
+        return parse_outputs(self.trace) - {"br-ex"}
+
     def final(self, field: str) -> str:
         """Return a field of the packet as it went out."""
         text = re.findall(r"^Final flow: (.*)$", self.trace, re.MULTILINE)[-1]
@@ -94,6 +103,13 @@ def spread(switch):
 @pytest.fixture
 def spread_gateway(switch):
     return RouterLab(switch, edge_world(distributed=True))
+
+
+def handing_over(switch, host, *, distributed=False, announced=True):
+    """Return a switch whose gateway is passing here, while that of *host* is to be used."""
+    world = edge_world(distributed=distributed)
+    world.hand_over("edge", host, announced=announced)
+    return RouterLab(switch, world)
 
 
 def out_of(leg_mac_, target, src=INTERNET, dst="10.0.0.11"):
@@ -175,6 +191,71 @@ class TestCentralised:
         announcement = ether(11, BROADCAST) / ARP(op=1, hwsrc=mac(11), psrc="10.0.0.50", pdst="10.0.0.50")
         assert central.send(FROM_THERE, announcement) == {"tap1", "tap3", AT_BLUE}
         assert central.send(FROM_THERE, ping(11, BROADCAST, "10.0.0.21", "10.0.0.255")) == {"tap1", "tap3"}
+
+
+class TestHandingOver:
+    """Two are open: no switch outside is to learn from what one of them only passes on."""
+
+    @pytest.mark.parametrize("distributed", [False, True])
+    @pytest.mark.parametrize("host", ["here", "there"])
+    def test_what_is_passed_on_leaves_under_the_hosts_own_mac_address(self, switch, distributed, host):
+        lab = handing_over(switch, host, distributed=distributed)
+        assert lab.send(PUBLIC, out_of(G, UPSTREAM, "203.0.113.10", INTERNET)) == {"world"}
+        assert lab.final("dl_src") == PASSING
+        assert lab.send(PUBLIC, who_has(G, "203.0.113.1", "203.0.113.10")) == {"world"}
+        assert (lab.final("dl_src"), lab.final("arp_sha")) == (PASSING, G)
+
+    @pytest.mark.parametrize("announced", [False, True])
+    def test_what_comes_for_a_floating_ip_is_taken_all_the_time(self, switch, announced):
+        lab = handing_over(switch, "there", announced=announced)
+        assert lab.send(OUTSIDE, ping(UPSTREAM, G, INTERNET, "203.0.113.21")) == {AT_PUBLIC}
+        assert lab.send(FROM_THERE, ping(11, R_BLUE, "10.0.0.21", INTERNET)) == {AT_BLUE}
+
+    @pytest.mark.parametrize("distributed", [False, True])
+    def test_announcements_go_under_the_gateways_mac_address(self, switch, distributed):
+        lab = handing_over(switch, "there", distributed=distributed)
+        assert lab.announce(PUBLIC, G, "203.0.113.10") == {"world"}
+        assert (lab.final("dl_src"), lab.final("arp_sha")) == (G, G)
+
+    def test_a_floating_ip_with_a_mac_address_of_its_own_is_handed_over_likewise(self, switch):
+        lab = handing_over(switch, "there", distributed=True)
+        assert lab.send(PUBLIC, out_of(G, UPSTREAM, "203.0.113.33", INTERNET)) == {"world"}
+        assert lab.final("dl_src") == PASSING
+        own = "fa:16:3e:ff:ff:0d"
+        assert lab.announce(PUBLIC, own, "203.0.113.33") == {"world"}
+        assert lab.final("dl_src") == own
+        assert lab.send(PUBLIC, out_of(G, UPSTREAM, "203.0.113.21", INTERNET)) == {"world"}
+        assert lab.final("dl_src") == FLOATING  # that of an instance here stays here
+
+    def test_what_comes_for_the_gateway_itself_goes_back_to_who_knows_the_connections(self, switch):
+        lab = handing_over(switch, "there")
+        assert lab.send(OUTSIDE, ping(UPSTREAM, G, INTERNET, "203.0.113.10")) == {"world"}
+        assert (lab.final("dl_src"), lab.final("dl_dst")) == (PASSING, host_mac("there", "edge-public"))
+        lab = handing_over(switch, "here")
+        assert lab.send(OUTSIDE, ping(UPSTREAM, PASSING, INTERNET, "203.0.113.10")) == {AT_PUBLIC}
+        assert lab.final("dl_dst") == G
+
+    def test_who_is_not_led_to_yet_passes_nothing_back(self, switch):
+        lab = handing_over(switch, "there", announced=False)
+        assert lab.send(OUTSIDE, ping(UPSTREAM, G, INTERNET, "203.0.113.10")) == {AT_PUBLIC}
+
+    @pytest.mark.parametrize("host", ["here", "there"])
+    @pytest.mark.parametrize("distributed", [False, True])
+    def test_on_a_vlan_too_what_is_planned_is_what_the_switch_shows(self, switch, distributed, host):
+        world = edge_world(distributed=distributed)
+        world.network("public", "vlan", 30, "physnet2")
+        world.hand_over("edge", host)
+        flows = world.flows()
+        load(switch, flows)
+        assert dump(switch) == flows
+        assert any("push_vlan" in actions and "IN_PORT" in actions for actions in flows.values()) is (host == "there")
+
+    @pytest.mark.parametrize("distributed", [False, True])
+    def test_instances_here_use_the_gateway_that_all_use(self, switch, distributed):
+        lab = handing_over(switch, "there", distributed=distributed)
+        assert lab.send(2, ping(2, R_RED, "10.1.0.12", INTERNET)) == {THERE_RED}
+        lab = handing_over(switch, "here", distributed=distributed)
+        assert lab.send(2, ping(2, R_RED, "10.1.0.12", INTERNET)) == {AT_RED}
 
 
 class TestDistributed:
