@@ -4,17 +4,12 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable, Iterator
 
 import pytest
 
 from agent.sandbox.sandbox import Sandbox
 from tests.functional.lab import Lab, unique_name
-
-# What streams lose over failovers is measured by "make soak" for now: now and then a gateway that has come back is not
-# reached for seconds (docs/routers.md, "Limits"), and a test that fails now and then tells nobody anything.
-collect_ignore = [] if "HOSTPLANE_TEST_FAILOVERS" in os.environ else ["test_router_failover.py"]
 
 
 @pytest.fixture(scope="module")
