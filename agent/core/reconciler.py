@@ -464,7 +464,7 @@ class Reconciler:
         """
         refs = [ItemRef(name, key) for key in (*delta.creates, *delta.updates)]
         gated = [ref for ref in refs if self._desired.requires(ref)]
-        blocked: dict[Key, ItemRef] = {}
+        blocked: set[Key] = set()
 
         def is_written(required: ItemRef) -> bool:
             key = required.key
@@ -476,12 +476,12 @@ class Reconciler:
             for ref in gated:
                 required = self._missing_requirement(ref, is_written) if ref.key not in blocked else None
                 if required is not None:
-                    blocked[ref.key] = required
+                    # At once: what in this batch requires it has to find it open.
+                    self._block(ref, required, present=ref.key in delta.updates)
+                    blocked.add(ref.key)
                     again = True
         if not blocked:
             return delta
-        for key, required in blocked.items():
-            self._block(ItemRef(name, key), required, present=key in delta.updates)
         return Delta(
             {k: v for k, v in delta.creates.items() if k not in blocked},
             {k: v for k, v in delta.updates.items() if k not in blocked},

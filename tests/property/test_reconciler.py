@@ -244,6 +244,21 @@ def test_an_item_is_blocked_while_what_it_requires_has_failed_and_follows_at_onc
     check_end(host, plan)
 
 
+def test_what_requires_a_blocked_item_of_the_same_batch_is_blocked_as_well():
+    host = Host()
+    host.links.fail("space", 1)
+    space, chain, jump = ItemRef("links", "space"), ItemRef("flows", "chain"), ItemRef("flows", "a jump")
+    gates = {jump: frozenset({chain}), chain: frozenset({space})}
+    items = {"links": {"space": "s"}, "flows": {"a jump": "goto", "chain": "new"}}
+    plan = Plan({ObjectId("p"): Group(ObjectId("p"), items, gates)})
+    report = host.run(plan)
+    assert host.flows.items == {}
+    assert {report.unfinished[ref].state for ref in (jump, chain)} == {ItemState.BLOCKED}
+    assert cause_of(jump, report.unfinished) == space
+    host.settle(plan)
+    check_end(host, plan)
+
+
 def test_an_item_whose_requirement_nobody_plans_stays_shut():
     host = Host()
     gate = {ItemRef("flows", "open"): frozenset({ItemRef("links", "absent")})}
