@@ -46,7 +46,8 @@ def test_a_router_is_made_connected_shown_and_deleted(hostplane: Hostplane) -> N
     hostplane("subnet", "create", "public4", "--network", "public", "--cidr", "203.0.113.0/24", "--no-dhcp")
     hostplane("network", "create", "blue", "--type", "vxlan")
     hostplane("subnet", "create", "blue4", "--network", "blue", "--cidr", "10.0.0.0/24")
-    hostplane("port", "create", "vm1", "--network", "blue", "--fixed-ip", "10.0.0.11")
+    for name, address in (("vm1", "10.0.0.11"), ("vm2", "10.0.0.12")):
+        hostplane("port", "create", name, "--network", "blue", "--fixed-ip", address)
     words = ["--external-network", "public", "--gateway-host", "host1", "--gateway-host", "host2", "--distributed"]
     router = made(hostplane, "router", "create", "edge", *words)
     assert router["gateway"]["hosts"] == ["host1", "host2"]
@@ -60,9 +61,9 @@ def test_a_router_is_made_connected_shown_and_deleted(hostplane: Hostplane) -> N
     assert "203.0.113.3" in hostplane("floating-ip", "list", "--router", "edge")
     assert hostplane("floating-ip", "list", "--port", "vm2") == ""
     forwarding = made(
-        hostplane, "port-forwarding", "create", "203.0.113.2:22", "--internal", "vm1:22", "--protocol", "tcp"
+        hostplane, "port-forwarding", "create", "203.0.113.2:22", "--internal", "vm2:22", "--protocol", "tcp"
     )
-    assert (forwarding["external"], forwarding["internal"]) == ("203.0.113.2:22", "vm1:22")
+    assert (forwarding["external"], forwarding["internal"]) == ("203.0.113.2:22", "vm2:22")
 
     shown = hostplane("router", "show", "edge")
     assert "10.9.0.0/16 via 10.0.0.9" in shown
