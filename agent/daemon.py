@@ -44,6 +44,7 @@ from agent.planner import NUMBERED_DRIVERS, Planning
 from agent.port_states import NOT_FOR_PORTS, PortFacts, concerned, first_by_object, is_news, port_states
 from agent.problems import refused_problems, without_repeats
 from agent.read_back import ReadBack
+from agent.reminders import Reminders
 from agent.responding import Responding
 from agent.router_states import RouterFacts, router_states, unfinished_routers
 from agent.router_views import Facts, Look, floating_ip_views, router_views
@@ -119,6 +120,7 @@ class Daemon:
         self._read_back = ReadBack(parts.drivers, time.monotonic, config.passes.resync_interval)
         self._verification = Verification(parts.drivers, self._read_back, time.monotonic)
         self._announcements = Announcements(parts.announcer, time.monotonic, lambda: parts.wake.set("announced"))
+        self._reminders = Reminders(parts.announcer, time.monotonic)
         self._reporter = StatusReporter(parts.status_writer, time.monotonic, time.time)
         self._state = AgentState(config.host, __version__, time.time(), store_address=",".join(config.store.connection))
         self.on_converged: Callable[[], None] = lambda: None
@@ -297,7 +299,9 @@ class Daemon:
                 self._requests.get()()
             self._advance(dict(reasons))
             if self._done_with is not None:
-                self._announcements.step(self._done_with[0], self._parts.switch.view())
+                snapshot, view = self._done_with[0], self._parts.switch.view()
+                self._announcements.step(snapshot, view)
+                self._reminders.step(snapshot, view)
             self._reporter.flush(lambda: self._parts.wake.set("reported"))
 
     def _until_due(self) -> float:
@@ -311,6 +315,7 @@ class Daemon:
             self._parts.reconciler.next_due(),
             self._reporter.next_due(),
             self._announcements.next_due(),
+            self._reminders.next_due(),
             self._parts.gateways.next_due(),
         )
         return max(min(due for due in (*times, now + at_most) if due is not None) - now, 0.0)
@@ -405,8 +410,8 @@ class Daemon:
         self._log.ports(self._ports, report.revision)
         self._log.routers(routers, snapshot.routers, report.revision)
         if any(snapshot.host in router.gateway_hosts for router in snapshot.routers.values()):
-            why_not = parts.gateways.report.why_not
-            self._log.fact("gateways", "not to be used" if why_not else "usable", why_not, good=not why_not)
+            gateways = parts.gateways.report
+            self._log.fact("gateways", gateways.reason.value or "usable", gateways.detail, good=not gateways.why_not)
 
     def _announce(self, up: Iterable[PortId], report: PassReport, snapshot: HostSnapshot) -> None:
         """Announce the ports that have come up, and addresses of routers that have appeared.

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from agent.cli.field_options import interface
 from agent.cli.objects import Filter, Verbs, plain
 from agent.cli.options import add_common, settings
-from agent.cli.output import Row, table
+from agent.cli.output import Row, Value, table
 from agent.cli.router_fields import ROUTER
 from agent.cli.store import open_store
 from agent.cli.waiting import add_wait
@@ -20,10 +20,13 @@ from agent.store.writer import Writer
 
 def _shown(record: RouterRecord) -> Row:
     """Return everything, interfaces and what hosts say as lines of tables."""
-    row = dict(plain(record))
+    everything = dict(plain(record))
+    row: dict[str, Value] = {name: everything.pop(name) for name in _FIRST}
     addresses = [fixed_ip.address for fixed_ip in record.external_fixed_ips]
     row["gateway"] = [record.external_network_name or "", *addresses] if record.external_network else []
-    row["gateway_hosts"] = list(record.gateway_hosts)
+    row["gateway_hosts"] = list(record.gateway_hosts) or ([_NO_HOSTS] if record.external_network else [])
+    del everything["gateway"]
+    row |= everything
     row["interfaces"] = table(
         [[i.subnet_name, i.address, i.mac_address, i.port] for i in record.interfaces], _INTERFACE
     )
@@ -33,13 +36,16 @@ def _shown(record: RouterRecord) -> Row:
 
 
 def _listed(record: RouterRecord) -> Row:
-    return {**_shown(record), "interfaces": [i.subnet_name for i in record.interfaces]}
+    names = [interface.subnet_name for interface in record.interfaces]
+    return {**_shown(record), "interfaces": names, "gateway_hosts": list(record.gateway_hosts)}
 
 
 def _time(since: float) -> str:
     return datetime.fromtimestamp(since, UTC).isoformat(sep=" ", timespec="seconds")
 
 
+_FIRST = ("id", "name", "admin_state_up", "distributed", "ha", "enable_snat")
+_NO_HOSTS = "none: nothing leaves but floating IPs"
 _INTERFACE = ("subnet", "address", "mac_address", "port")
 _STATUS = ("host", "active", "ready", "since", "reason")
 

@@ -47,6 +47,11 @@ def router_on(lab: Lab, host: str, router: str) -> dict[str, Any]:
     return next((each for each in routers(lab, host).get("routers", ()) if each["name"] == router), {})
 
 
+def page(lab: Lab, host: str, noun: str, name: str) -> dict[str, Any]:
+    """Return what an agent says of one router (``router``), or one floating IP (``floating-ip``)."""
+    return client.get(lab.sandbox.host(host).paths.agent_socket, f"/{noun}", ANSWER, {"name": name})
+
+
 def namespace_of(lab: Lab, router: str) -> str:
     """Return the namespace of a router."""
     return f"qrouter-{lab.writer.get_router(router).id}"

@@ -18,6 +18,7 @@ from tests.functional.router_tools import (
     assert_survived,
     namespace_of,
     new_router_lab,
+    page,
     problems,
     wait_converged,
     wait_gateway,
@@ -140,6 +141,21 @@ def test_nothing_is_lost_when_agents_restart(lab: Lab) -> None:
         assert not report.lost, report.losses_by_second()
         assert report.longest_gap[0] < LATE
     assert_survived(session.stop(), "agents restarted")
+
+
+def test_status_says_where_a_floating_ip_is_and_what_passes(lab: Lab) -> None:
+    lab.assert_connection("upstream", "203.0.113.12")
+    lab.assert_connection("c2", "198.51.100.1")
+    (here,) = page(lab, "host1", "floating-ip", "203.0.113.12")["floating_ips"]
+    assert (here["is_here"], here["reason"], here["port_host"]) == (True, "", "host2")
+    assert here["begun"]["in"] > 0
+    assert [(hop["nexthop"], hop["state"]) for hop in here["next_hops"]] == [("203.0.113.1", "known")]
+    (there,) = page(lab, "host2", "floating-ip", "203.0.113.12")["floating_ips"]
+    assert (there["host"], there["is_here"], there["port_name"], there["port_up"]) == ("host1", False, "c2", True)
+    (router,) = page(lab, "host2", "router", "d")["routers"]
+    assert (router["ready"], router["namespace"]) == (True, namespace_of(lab, "d"))
+    # Distributed: it leaves from its instance's host, wherever the gateway is.
+    assert {each["floating_ip_address"]: each["host"] for each in router["floating_ips"]} == {"203.0.113.21": "host1"}
 
 
 def announced(frame: bytes) -> str:
@@ -268,6 +284,9 @@ def test_a_namespace_of_somebody_else_is_left_alone_and_only_its_router_does_not
     named = next(each for each in problems(lab, "host1") if taken in each)
     assert "router late" in named
     assert "'actor': 'operator'" in named
+    (shown,) = page(lab, "host1", "router", "late")["routers"]
+    assert not shown["ready"]
+    assert [line.partition(":")[0] for line in shown["unfinished"]] == [f"netns {taken}"]
     assert lab.output("host1", "ip", "-n", taken, "route").strip() == "10.78.0.0/16 dev lo scope link"
     assert_all_work(lab)
     lab.output("host1", "ip", "netns", "delete", taken)

@@ -101,6 +101,17 @@ def test_a_host_is_drained_and_taken_back(hostplane: Hostplane) -> None:
     assert made(hostplane, "host", "show", "host1")["drain"] is False
 
 
+def test_a_gateway_without_hosts_is_shown_as_what_it_is(hostplane: Hostplane) -> None:
+    hostplane("network", "create", "public", "--external", "--type", "flat", "--physnet", "external")
+    hostplane("subnet", "create", "public4", "--network", "public", "--cidr", "203.0.113.0/24")
+    hostplane("router", "create", "edge", "--external-network", "public")
+    assert "none: nothing leaves but floating IPs" in hostplane("router", "show", "edge")
+    hostplane("router", "set", "edge", "--gateway-host", "host1")
+    shown = hostplane("router", "show", "edge").splitlines()
+    assert "gateway_hosts   host1" in shown
+    assert shown.index("gateway_hosts   host1") < next(n for n, line in enumerate(shown) if line.startswith("status"))
+
+
 def test_a_router_is_shown_with_what_its_hosts_say(hostplane: Hostplane, store: StoreServer) -> None:
     hostplane("apply", "-f", EXAMPLE)
     with Writer.connect([store.address]) as writer:
