@@ -119,8 +119,13 @@ def plan_frame(
 
 
 def _chains(local: LocalRouter, family: int) -> dict[str, str]:
-    """Return the chains of a family; what a router has no use for it does not have."""
-    chains = {naming.MSS_CHAIN: _CLAMP}
+    """Return the chains of a family; what a router has no use for it does not have.
+
+    For a router without IPv6 that is none, and so one program less that writes or reads them.
+    """
+    chains: dict[str, str] = {}
+    if any(leg.has_family(ipv6=family == 6) for leg in _legs_here(local)):
+        chains[naming.MSS_CHAIN] = _CLAMP
     marks = _marks(local, family)
     if marks:
         chains[MARK_CHAIN] = marks

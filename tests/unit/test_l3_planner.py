@@ -212,6 +212,17 @@ class TestTranslation:
         assert "-d 10.9.0.0/16 -i qr-+ -j CT --notrack" in rules(world, "raw", "hp-notrack")
         assert len(rules(world, "raw", "hp-notrack")) == 3
 
+    def test_a_router_without_ipv6_has_no_chains_for_it_until_it_gets_an_interface(self):
+        """Each family in which it has any costs a program that writes, and one that reads them."""
+        world = edge_world(distributed=False)
+        world.router("plain", "here")
+        world.leg("plain", "red", "10.1.0.2")
+        world.use("plain", "here")
+        assert "qrouter-plain 4 mangle hp-mss" in world.items("nat")
+        assert not any(key.startswith("qrouter-plain 6") for key in world.items("nat"))
+        world.leg("plain", "blue", "fd00:1::2")
+        assert "qrouter-plain 6 mangle hp-mss" in world.items("nat")
+
 
 def scoped_world(**scopes: str) -> RouterWorld:
     """Return the centralised world with an address scope for the IPv4 subnet of each named network."""
