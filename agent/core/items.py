@@ -30,6 +30,8 @@ Sets, chains and zones are text as well:
   ``:<first port>-<last port>``) that stands behind it, or what is seen under it: ``*`` all that has none of its
   own, ``hairpin`` of that only what comes back inside.  Connections that were translated so end when the
   item goes or changes, those that were sent to the external address and not translated so when it comes.
+  ``<namespace> <prefix>`` -> ``translated`` or ``kept``: reached by interfaces, without translation; what
+  leaves the router from there is translated, or not.
 - ``zones``: ``base`` -> ``present``: chains and guard; ``<bridge>`` -> the conntrack zone of what
   comes in on it, followed by `` notrack`` if it is not to be tracked.
 """

@@ -15,7 +15,7 @@ from __future__ import annotations
 import errno
 import socket
 import struct
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple
 
@@ -96,8 +96,8 @@ class TranslatedTable:
             _check(data)
         return 0
 
-    def dump(self, ends: Collection[bytes] = ()) -> list[TranslatedConnection]:
-        """Return those that are translated, and those whose first packet was from or to one of the addresses *ends*."""
+    def dump(self, asked: Callable[[bytes, bytes], bool]) -> list[TranslatedConnection]:
+        """Return those that are translated, and those that *asked* takes by source and destination as they began."""
         self._kernel.send(_message(_GET, _DUMP, 1, b""))
         found: list[TranslatedConnection] = []
         while True:
@@ -105,7 +105,7 @@ class TranslatedTable:
                 if kind in (_DONE, _ERROR):
                     _check(data)
                     return found
-                if data[_DESTINATION_AT] in ends or data[_SOURCE_AT] in ends or _is_translated(data):
+                if _is_translated(data) or asked(data[_SOURCE_AT], data[_DESTINATION_AT]):
                     found += _read(data)
 
     def end(self, connections: Iterable[TranslatedConnection]) -> int:

@@ -9,6 +9,10 @@ sent to the address while that was elsewhere would go on to nobody, and what cam
 would keep the ports of a session whose other end has just moved here.  Those of others are
 not touched.
 
+The same with prefixes behind a router's interfaces, on subnets or by routes: what was
+sent there would else leave the router as it is when they go, untranslated, and go on under
+another address when they come.
+
 The items are not in the kernel: they are what was wanted when connections were looked at
 last, kept in memory.  A fresh process does not know what was wanted before, so it looks
 once at each router's connections and ends those that none of today's translations, and no
@@ -24,7 +28,6 @@ none are listed.
 from __future__ import annotations
 
 import logging
-from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,11 +36,12 @@ from typing import Final
 from agent.core import naming
 from agent.core.errors import ApplyError
 from agent.core.plan import Delta, Key, ObjectId, Value
-from agent.drivers.conntrack_nat import TranslatedConnection, TranslatedTable
+from agent.drivers.conntrack_nat import TranslatedTable
 from agent.drivers.namespaces import Namespace, names, open_ours, told
 from agent.drivers.routes_netlink import RouteTable
 from agent.drivers.routes_text import Address
-from agent.drivers.translations_text import Explanation, Translation, parse
+from agent.drivers.translations_judge import Change, Explanation
+from agent.drivers.translations_text import Inside, Translation, parse
 from agent.namespace import FOLDER, inside
 
 LOG = logging.getLogger(__name__)
@@ -45,31 +49,12 @@ LOG = logging.getLogger(__name__)
 UNJUDGED: Final = "unjudged"  # word and value of the item of a namespace whose connections were not looked at yet
 
 
-_ByExternal = dict[bytes, list[Translation]]
-
-
 @dataclass(slots=True)
 class _Work:
-    """What a delta says of one namespace: the keys, what each is now, what is wanted no more, and what is new."""
+    """What a delta says of one namespace: the keys, what each is now, and what that changes."""
 
     wishes: dict[Key, Value | None] = field(default_factory=dict)
-    stale: _ByExternal = field(default_factory=lambda: defaultdict(list))
-    made: _ByExternal = field(default_factory=lambda: defaultdict(list))
-
-    def concerns(self, one: TranslatedConnection) -> bool:
-        """Tell whether *one* is as it is because of what was, or would be otherwise because of what is new."""
-        to, seen_from = one.original.destination, one.reply.destination
-        return (
-            any(each.brings_in(one) for each in self.stale.get(to, ()))
-            or any(each.brings_out(one) for each in self.stale.get(seen_from, ()))
-            or any(each.is_asked_by(one) for each in self.made.get(to, ()))
-            or one.original.source in self.made
-        )
-
-    def displaced(self, one: TranslatedConnection) -> bool:
-        """Tell whether *one* has another port only because of a connection that ends now."""
-        changed = (*self.stale.get(one.reply.destination, ()), *self.made.get(one.reply.destination, ()))
-        return any(each.is_dodged_by(one) for each in changed)
+    change: Change = field(default_factory=Change)
 
 
 class TranslationsDriver:
@@ -79,7 +64,7 @@ class TranslationsDriver:
 
     def __init__(self, folder: Path = FOLDER) -> None:
         self._folder = folder
-        self._wanted: dict[str, dict[Key, Translation]] = {}  # by namespace: as of now
+        self._wanted: dict[str, dict[Key, Translation | Inside]] = {}  # by namespace: as of now
         self._done: dict[Key, Value] = {}  # as of when connections were looked at
         self._judged: set[str] = set()  # namespaces in which this process has looked at all of them
         self.ended = 0  # connections, since the process began
@@ -107,8 +92,8 @@ class TranslationsDriver:
         failed: dict[Key, Exception] = {}
         for space, work in self._take_over(delta, failed).items():
             try:
-                if work.stale or work.made or space not in self._judged:
-                    self._end(space, work)
+                if work.change or space not in self._judged:
+                    self._end(space, work.change)
             except (OSError, ApplyError) as err:
                 failed.update(dict.fromkeys(work.wishes, told(space, err)))
                 continue
@@ -137,29 +122,26 @@ class TranslationsDriver:
                 wanted[key] = now
             work = found.setdefault(space, _Work())
             work.wishes[key] = new
-            if old is not None and old != new:
-                was = parse(key, str(old))[1]
-                work.stale[was.external].append(was)
-            if now is not None and now.internal and old != new:
-                work.made[now.external].append(now)
+            if old != new:
+                work.change.add(parse(key, str(old))[1] if old is not None else None, now)
             if not wanted:
                 del self._wanted[space]
         return found
 
-    def _end(self, space: str, work: _Work) -> None:
-        """End what *work* takes the ground from, or all that nothing accounts for.  Raises OSError, ApplyError."""
+    def _end(self, space: str, change: Change) -> None:
+        """End what *change* takes the ground from, or all that nothing accounts for.  Raises OSError, ApplyError."""
         namespace = open_ours(space, self._folder)
         if namespace is None:
             return  # its connections went with it
         with namespace, inside(namespace.descriptor), TranslatedTable() as table:
             if table.count():
-                own = _own_addresses(namespace) - _whole(work.stale)  # even if the router still has them
-                explanation = Explanation(self._wanted.get(space, {}).values(), own)
+                own = _own_addresses(namespace) - change.addresses()  # even if the router still has them
+                now = Explanation(self._wanted.get(space, {}).values(), own)
                 everything = space not in self._judged
                 doomed = [
                     one
-                    for one in table.dump(explanation.ends if everything else work.made.keys() | work.stale.keys())
-                    if work.displaced(one) or ((everything or work.concerns(one)) and not explanation.holds(one))
+                    for one in table.dump(now.asked if everything else change.asked)
+                    if change.ends(one, now) or ((everything or change.concerns(one)) and not now.holds(one))
                 ]
                 ended = table.end(doomed) if doomed else 0
                 self.ended += ended
@@ -176,11 +158,6 @@ def _wishes(delta: Delta) -> Iterator[tuple[Key, Value | None]]:
     yield from delta.creates.items()
     yield from ((key, new) for key, (_, new) in delta.updates.items())
     yield from dict.fromkeys(delta.deletes).items()
-
-
-def _whole(translations: _ByExternal) -> set[bytes]:
-    """Return the addresses of which everything is translated, not single ports."""
-    return {each.external for known in translations.values() for each in known if each.protocol is None}
 
 
 def _own_addresses(namespace: Namespace) -> set[bytes]:

@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from ipaddress import IPv4Network
 from typing import Final
 
 from agent.core.errors import ApplyError
@@ -14,6 +14,8 @@ from agent.drivers.conntrack_nat import TranslatedConnection
 
 ANYBODY: Final = "*"  # value of an address that whoever has none of his own is translated to
 HAIRPIN: Final = "hairpin"  # the same, but only what the router sends back to where it came from
+TRANSLATED: Final = "translated"  # value of a prefix: who leaves from there
+KEPT: Final = "kept"  # the same: as who he is, or not at all
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +74,29 @@ class Translation:
         return not self.internal or one.original.source == self.internal
 
 
-def parse(key: Key, value: str) -> tuple[str, Translation]:
-    """Return the namespace and the translation of an item; raise ApplyError for what is none."""
+@dataclass(frozen=True, slots=True)
+class Inside:
+    """A prefix behind a router's interfaces: whoever sends there keeps his address.
+
+    ``translated`` tells that whoever sends from there to outside does not.
+    """
+
+    first: int
+    mask: int
+    translated: bool
+
+    def has(self, address: bytes) -> bool:
+        """Tell whether an address is in the prefix."""
+        return int.from_bytes(address) & self.mask == self.first
+
+
+def parse(key: Key, value: str) -> tuple[str, Translation | Inside]:
+    """Return the namespace of an item and what it says; raise ApplyError for what is none."""
     try:
         match key.split(" "):
+            case [namespace, prefix] if value in (TRANSLATED, KEPT):
+                network = IPv4Network(prefix)
+                return namespace, Inside(int(network.network_address), int(network.netmask), value == TRANSLATED)
             case [namespace, external] if value in (ANYBODY, HAIRPIN):
                 return namespace, Translation(_packed(external), b"", hairpin=value == HAIRPIN)
             case [namespace, external]:
@@ -89,33 +110,6 @@ def parse(key: Key, value: str) -> tuple[str, Translation]:
     except ValueError:
         pass
     raise ApplyError(f"{key!r} cannot be translated to {value!r}")
-
-
-class Explanation:
-    """What translates connections now: *wanted*, and the addresses *own* of the router.
-
-    ``ends`` are the addresses that none of them leaves as they are.
-    """
-
-    def __init__(self, wanted: Collection[Translation], own: Iterable[bytes]) -> None:
-        self._by_external: dict[bytes, list[Translation]] = {}
-        for each in wanted:
-            self._by_external.setdefault(each.external, []).append(each)
-        # What has no address of its own goes out under the router's; not if it is said what goes out under that.
-        self._own = frozenset(own) - {each.external for each in wanted if each.protocol is None}
-        self.ends = frozenset(each.external for each in wanted if each.internal)
-
-    def holds(self, one: TranslatedConnection) -> bool:
-        """Tell whether all that was done to *one* would be done today."""
-        sent, answered = one.original, one.reply
-        asked = [each for each in self._by_external.get(sent.destination, ()) if each.is_asked_by(one)]
-        if (asked or one.has_other_destination) and not any(each.brings_in(one) for each in asked):
-            return False
-        if any(each.is_one_for_one for each in self._by_external.get(sent.source, ())):
-            return False  # whoever has that address now is inside, and sends from another
-        if not one.has_other_source or answered.destination in self._own:
-            return True
-        return any(each.brings_out(one) for each in self._by_external.get(answered.destination, ()))
 
 
 def _packed(address: str) -> bytes:

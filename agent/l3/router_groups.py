@@ -30,11 +30,13 @@ class Frame:
 def plan_frame(local: LocalRouter, routes: StaticRoutes) -> Frame:
     """Plan the namespace, its settings and its chains."""
     settings, need_settings = plan_settings(local)
-    chains, need_chains = rules.plan_frame(local, untracked_prefixes(local, routes))
+    inside = untracked_prefixes(local, routes)
+    chains, need_chains = rules.plan_frame(local, inside)
     items: dict[str, Mapping[Key, Value]] = {
         "netns": {local.namespace: str(local.router.id)},
         "routes": settings,
         "nat": chains,
+        "translations": rules.plan_inside(local, inside, leaves=not routes.keeps_everything),
     }
     refs = (*(ItemRef("routes", key) for key in settings), *(ItemRef("nat", key) for key in chains))
     group = Group(local.object_id, items, {**need_settings, **need_chains})

@@ -30,6 +30,11 @@ class StaticRoutes:
     outside: tuple[tuple[str, Hops], ...]
     unreachable: tuple[tuple[str, str], ...]
 
+    @property
+    def keeps_everything(self) -> bool:
+        """Whether what is nowhere else in IPv4 is reached by an interface."""
+        return any(destination == DEFAULTS[False] for destination, _ in self.inside)
+
     def names(self, destination: str) -> bool:
         """Tell whether there is a route to exactly this prefix."""
         return any(destination == each for each, _ in (*self.inside, *self.outside))

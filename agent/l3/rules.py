@@ -27,6 +27,9 @@ INTERNAL_DEVICES: Final = "qr-+"
 # Values of driver ``translations`` for the gateway's address: who leaves under it.
 ANYBODY: Final = "*"
 HAIRPIN: Final = "hairpin"
+# Values of it for prefixes: as what leaves who is there.
+LEAVES_TRANSLATED: Final = "translated"
+LEAVES_AS_IT_IS: Final = "kept"
 TRANSLATED: Final = "-m conntrack --ctstate DNAT"
 FALLBACK: Final = f"-m mark --mark {naming.FALLBACK_MARK:#x}/{naming.FALLBACK_MARK:#x}"
 INVALID: Final = "-m conntrack --ctstate INVALID"
@@ -78,6 +81,19 @@ def shared_source(local: LocalRouter) -> str | None:
     if local.outside_leg is None or not local.place.gateway_host:
         return None
     return next((address.address for address in local.outside_leg.addresses if not address.is_ipv6), None)
+
+
+def plan_inside(local: LocalRouter, prefixes: Iterable[str], *, leaves: bool) -> dict[Key, Value]:
+    """Return the ``translations`` driver's items of the IPv4 *prefixes* that nothing is translated on the way to.
+
+    *leaves* tells that everything else is reached by the gateway.  On a distributed router
+    what stays inside has no connection that could end (the notrack rules).
+    """
+    if local.place.everywhere:
+        return {}
+    translated = leaves and local.router.enable_snat and not local.scopes(ipv6=False)
+    value = LEAVES_TRANSLATED if translated and shared_source(local) is not None else LEAVES_AS_IT_IS
+    return {f"{local.namespace} {prefix}": value for prefix in prefixes}
 
 
 def plan_frame(

@@ -99,7 +99,7 @@ class Talk:
                 if time.monotonic() >= due:
                     due = time.monotonic() + INTERVAL
                     self.send()
-            except ConnectionRefusedError:
+            except OSError:  # refused by who is there, or nobody is
                 self.refused += 1
 
 

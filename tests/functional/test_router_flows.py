@@ -7,14 +7,18 @@ distributed one with the same subnet.
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from threading import Thread
 
 import pytest
+from scapy.layers.inet import IP
+from scapy.layers.l2 import Ether
 
-from agent.store.document import FloatingIpFields
+from agent.store.document import FloatingIpFields, HostRoute, RouterFields
 from tests.functional.lab import HERE, EchoStream, Lab, eventually
 from tests.functional.router_tools import move, new_router_lab, wait_gateway
 
@@ -34,11 +38,11 @@ routers:
   c: {gateway: {network: public, hosts: [host1], fixed_ips: [203.0.113.2]}, interfaces: [cb4]}
   d: {distributed: true, gateway: {network: public, hosts: [host1], fixed_ips: [203.0.113.3]}, interfaces: [db4]}
 ports:
-  c1: {network: cb, host: host1, fixed_ips: [10.0.0.11]}
+  c1: {network: cb, host: host1, fixed_ips: [10.0.0.11], allowed_address_pairs: [10.9.0.1]}
   c2: {network: cb, host: host2, fixed_ips: [10.0.0.12]}
   cf: {network: cb, host: host2, fixed_ips: [10.0.0.22]}
   cn: {network: cb, host: host2, fixed_ips: [10.0.0.32]}
-  d1: {network: db, host: host1, fixed_ips: [10.0.0.11]}
+  d1: {network: db, host: host1, fixed_ips: [10.0.0.11], allowed_address_pairs: [10.9.0.1]}
   d2: {network: db, host: host2, fixed_ips: [10.0.0.12]}
   df: {network: db, host: host2, fixed_ips: [10.0.0.22]}
   dn: {network: db, host: host2, fixed_ips: [10.0.0.32]}
@@ -48,6 +52,7 @@ floating_ips:
   203.0.113.30: {port: d1}
   203.0.113.32: {port: df}
 """
+MANY = 40  # packets: two flows of 100 a second
 LATE = 0.5  # seconds that a scheduling hiccup of the machine may delay a reply: late is not lost
 PORT = 4000
 # Who sends to the floating IP of a router, and as whom it is seen: from outside, with a floating IP, and with none.
@@ -55,6 +60,7 @@ SENDERS = {
     "c": {"upstream": "203.0.113.1", "cf": "203.0.113.22", "cn": "203.0.113.2"},
     "d": {"upstream": "203.0.113.1", "df": "203.0.113.32", "dn": "203.0.113.3"},
 }
+BEHIND = "10.9.0.1"  # the address of an instance that leads on to others
 FLOATING = {"c": "203.0.113.20", "d": "203.0.113.30"}
 ROUTERS = pytest.mark.parametrize("router", ["c", "d"], ids=["centralised", "distributed"])
 
@@ -185,6 +191,43 @@ def test_what_is_sent_to_a_floating_ip_follows_it_to_another_port(lab: Lab, flow
         lab.writer.set_floating_ip(FLOATING[router], FloatingIpFields(port=port))
         flows.wait_answers(port)
     assert not any(flows.end().values())  # a router that refused datagrams would reset sessions, too
+
+
+def sources(frames: Iterable[bytes]) -> list[str]:
+    """Return from whom frames to BEHIND are, one after the other."""
+    packets = (Ether(frame) for frame in frames)
+    return [packet[IP].src for packet in packets if IP in packet and packet[IP].dst == BEHIND]
+
+
+@ROUTERS
+@pytest.mark.usefixtures("unchanged")
+def test_what_went_by_a_route_leaves_translated_when_that_goes_and_comes_back_as_it_was(lab: Lab, router: str) -> None:
+    """One and the same flow: nobody outside is to hear of addresses inside."""
+    port, sender = f"{router}1", f"{router}n"
+    outer, inner = SENDERS[router][sender], lab.address(sender)
+    route = RouterFields(routes=(HostRoute("10.9.0.0/24", lab.address(port)),))
+    lab.output(port, "ip", "address", "add", f"{BEHIND}/32", "dev", "lo")
+    lab.applied(lab.writer.set_router(router, route))
+    with contextlib.ExitStack() as ends:
+        server = Program(lab, port, "serve", "behind", str(PORT))
+        ends.callback(server.kill)
+        server.wait("listening")
+        talk = Program(lab, sender, "talk", sender, BEHIND, str(PORT))
+        ends.callback(talk.kill)
+        server.wait(f"echo {sender}")
+        lab.writer.set_router(router, RouterFields(routes=()))
+        with lab.capture("upstream") as frames:
+            frames.until(lambda frame: sources([frame]) == [outer], 10)
+            count = itertools.count()
+            later = frames.until(lambda frame: bool(sources([frame])) and next(count) > MANY)
+        assert set(sources(later)) == {outer}
+        with lab.capture(port) as frames:
+            lab.writer.set_router(router, route)
+            frames.until(lambda frame: sources([frame]) == [inner], 10)
+            count = itertools.count()
+            later = frames.until(lambda frame: bool(sources([frame])) and next(count) > MANY)
+        assert set(sources(later)) == {inner}
+    lab.applied(lab.writer.set_router(router, RouterFields(routes=())))
 
 
 @ROUTERS

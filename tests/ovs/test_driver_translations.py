@@ -22,6 +22,7 @@ OWNER = ObjectId("router:1")
 SPACES = ("qrouter-a", "qrouter-b")
 GATEWAY, FLOATING, OTHER, OUTSIDE = "203.0.113.1", "203.0.113.10", "203.0.113.11", "203.0.113.200"
 ONE, TWO, THREE = "10.0.0.5", "10.0.0.6", "10.0.0.7"
+FAR = "10.1.0.5"
 COMMENT = '-m comment --comment "hp:0123456789abcdef"'
 SECONDS = 3.0
 BASE = {
@@ -59,7 +60,7 @@ class Router:
 
     def __init__(self, space):
         self.space, tail = space, space[-1]
-        self.inside, self.outside = f"hpd-in-{tail}", f"hpd-out-{tail}"
+        self.inside, self.outside, self.far = f"hpd-in-{tail}", f"hpd-out-{tail}", f"hpd-far-{tail}"
         for name, device, own, addresses in (
             (self.inside, "qr-1", "10.0.0.1", (ONE, TWO, THREE)),
             (self.outside, "qg-1", GATEWAY, (OUTSIDE,)),
@@ -94,9 +95,10 @@ class Router:
             self.wanted = wanted
             assert {k: v for k, v in self.driver.observe().items() if k.startswith(self.space)} == wanted
 
-    def talk(self, name, source, destination, port):
-        """Send a datagram and have it answered; return how the sender is seen."""
-        server_space = self.outside if destination in (OUTSIDE, OTHER) else self.inside
+    def talk(self, name, source, destination, port, at=None):
+        """Send a datagram and have it answered (by who is *at* a namespace); return how the sender is seen."""
+        places = {OUTSIDE: self.outside, OTHER: self.outside, FAR: self.far}
+        server_space = at or places.get(destination, self.inside)
         address, inner = {FLOATING: (ONE, port), GATEWAY: (TWO, port + 100)}.get(destination, (destination, port))
         with inside_named(server_space):
             server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -263,6 +265,64 @@ def test_what_was_refused_at_a_port_ends_when_that_is_forwarded_and_its_neighbor
     assert first.alive() == {1, 2, 3, 100, 105, 110, 111}
     first.want(floating(FLOATING, ONE), RANGE, forwarding(110, 110, 310))
     assert first.alive() == {1, 2, 3, 100, 105, 111}
+
+
+PREFIXES = {"10.0.0.0/24": "translated", "10.1.0.0/24": "translated"}
+NOTHING: dict[str, str] = {}
+
+
+@pytest.fixture
+def joined(routers):
+    """A router with a second network inside: there is a connection to it, and one from there to outside."""
+    first, _ = routers
+    run("ip", "netns", "add", first.far)
+    run("ip", "-n", first.space, "link", "add", "qr-2", "type", "veth", "peer", "name", "eth0", "netns", first.far)
+    for space, device, address in ((first.space, "qr-2", "10.1.0.1"), (first.far, "eth0", FAR)):
+        run("ip", "-n", space, "address", "add", f"{address}/24", "dev", device)
+        run("ip", "-n", space, "link", "set", device, "up")
+    run("ip", "-n", first.far, "route", "add", "default", "via", "10.1.0.1")
+    first.want(floating(FLOATING, ONE), RANGE, (NOTHING, PREFIXES))
+    assert first.talk(first.inside, THREE, FAR, 30) == THREE
+    assert first.talk(first.far, FAR, OUTSIDE, 31) == GATEWAY
+    assert first.alive() == {1, 2, 3, 30, 31, 100, 105}
+    return first
+
+
+def test_what_an_interface_carried_ends_with_it_and_nothing_else(joined):
+    run("ip", "-n", joined.space, "link", "delete", "qr-2")
+    joined.want(floating(FLOATING, ONE), RANGE, (NOTHING, {"10.0.0.0/24": "translated"}))
+    assert joined.alive() == {1, 2, 3, 100, 105}
+    assert joined.driver.ended == 2
+
+
+def test_a_prefix_that_is_still_within_another_ends_nothing(joined):
+    joined.want(floating(FLOATING, ONE), RANGE, (NOTHING, {"10.0.0.0/8": "translated"}))
+    assert joined.alive() == {1, 2, 3, 30, 31, 100, 105}
+
+
+def test_what_was_sent_outside_ends_when_that_comes_inside(routers):
+    first, _ = routers
+    run("ip", "-n", first.outside, "address", "add", f"{FAR}/32", "dev", "eth0")
+    run("ip", "-n", first.space, "route", "add", "10.1.0.0/24", "via", OUTSIDE)
+    first.want(floating(FLOATING, ONE), RANGE, (NOTHING, {"10.0.0.0/24": "translated"}))
+    assert first.talk(first.inside, THREE, FAR, 32, at=first.outside) == GATEWAY
+    first.want(floating(FLOATING, ONE), RANGE, (NOTHING, PREFIXES))
+    assert first.alive() == {1, 2, 3, 100, 105}
+
+
+def test_a_fresh_process_ends_what_would_leave_untranslated(joined):
+    joined.driver = TranslationsDriver()
+    joined.want(floating(FLOATING, ONE), RANGE, (NOTHING, PREFIXES))
+    assert joined.driver.ended == 0
+    joined.driver = TranslationsDriver()
+    joined.want(floating(FLOATING, ONE), RANGE, (NOTHING, {"10.0.0.0/24": "translated"}))
+    assert joined.alive() == {1, 2, 3, 31, 100, 105}
+
+
+def test_where_nothing_is_translated_a_fresh_process_ends_nothing(joined):
+    joined.driver = TranslationsDriver()
+    joined.want(floating(FLOATING, ONE), RANGE, (NOTHING, {"10.0.0.0/24": "kept"}))
+    assert joined.driver.ended == 0
 
 
 def test_of_a_range_of_ports_only_those_end_that_are_no_longer_forwarded_to_where_they_went(routers):

@@ -151,6 +151,24 @@ class TestTranslation:
         world.use("edge", "there")
         assert f"{SPACE} 203.0.113.10" not in world.items("translations")
 
+    @pytest.mark.parametrize(
+        ("changes", "value"),
+        [
+            ({}, "translated"),
+            ({"enable_snat": False}, "kept"),
+            ({"gateway": None}, "kept"),
+            ({"routes": (("10.9.0.0/16", "10.0.0.13"), ("0.0.0.0/0", "10.0.0.13"))}, "kept"),
+        ],
+    )
+    def test_connections_end_with_the_prefixes_that_they_went_to(self, changes, value):
+        world = edge_world(distributed=False)
+        world.change_router("edge", **{"routes": (("10.9.0.0/16", "10.0.0.13"),), **changes})
+        found = {key.partition(" ")[2]: text for key, text in world.items("translations").items() if "/" in key}
+        assert found == dict.fromkeys(("10.0.0.0/24", "10.1.0.0/24", "10.9.0.0/16"), value)
+
+    def test_of_a_distributed_router_nothing_inside_has_a_connection(self):
+        assert not [key for key in edge_world(distributed=True).items("translations") if "/" in key]
+
     def test_floating_ips_first_then_what_leaves_and_what_comes_back_inside(self):
         assert rules(edge_world(distributed=False), "nat", "hp-snat") == [
             f"-o {PUBLIC} -j hp-floating",
