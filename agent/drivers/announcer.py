@@ -16,11 +16,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from agent.command import Runner
 from agent.core.errors import CommandError
-from agent.core.openflow import ANNOUNCED, OPENFLOW_VERSION, set_register
+from agent.core.openflow import ANNOUNCED, OPENFLOW_VERSION, output, set_register
 
 LOG = logging.getLogger(__name__)
 
-ACTIONS = f"{set_register(ANNOUNCED, 1)},resubmit(,0)"
+SPEAK = f"{set_register(ANNOUNCED, 1)},resubmit(,0)"
 TIMEOUT = 3.0  # seconds; not worth waiting for longer
 
 
@@ -39,7 +39,14 @@ class Announcer:
         flows judge the frame: what the instance may not send does not pass.  Never
         fails for what the switch does.
         """
-        lines = [f"packet-out in_port={ofport},packet={frame.hex()},actions={ACTIONS}\n" for ofport, frame in frames]
+        lines = [f"packet-out in_port={ofport},packet={frame.hex()},actions={SPEAK}\n" for ofport, frame in frames]
+        return self._thread.submit(self._send, lines)
+
+    def send_out(self, frames: Iterable[tuple[int, bytes]]) -> Future[float]:
+        """Let each (OpenFlow port number, Ethernet frame) leave by the port, past all flows; else like ``announce``."""
+        lines = [
+            f"packet-out in_port=CONTROLLER,packet={frame.hex()},actions={output(ofport)}\n" for ofport, frame in frames
+        ]
         return self._thread.submit(self._send, lines)
 
     def _send(self, lines: list[str]) -> float:

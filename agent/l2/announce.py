@@ -7,6 +7,8 @@ address (RFC 5227, section 3: a request whose sender and target are the address)
 one unsolicited neighbor advertisement for each IPv6 address (RFC 4861, section
 7.2.6).  A port without addresses announces its MAC by a RARP request, as hypervisors
 do (RFC 903).
+
+``place_frame`` is for switches alone, see ``agent/reminders.py``.
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ from collections.abc import Iterable
 
 from agent.core.model import Port
 
+PLACE_GROUP = "03:48:50:00:00:00"  # locally administered; nobody listens to it
+
 _BROADCAST = b"\xff" * 6
 _ARP = struct.Struct("!HHBBH6s4s6s4s")
 _ARP_REQUEST, _RARP_REQUEST = 1, 3
@@ -26,6 +30,7 @@ _NEIGHBOR_ADVERTISEMENT = 136
 _ROUTER, _OVERRIDE = 0x80000000, 0x20000000
 _TARGET_LINK_LAYER_ADDRESS = 2
 _ICMPV6 = 58
+_VLAN, _LOCAL_EXPERIMENT = 0x8100, 0x88B5
 _SMALLEST = 60  # bytes of an Ethernet frame without its checksum
 
 
@@ -49,6 +54,15 @@ def address_frames(mac: str, addresses: Iterable[str], *, router: bool = False) 
         else:
             frames.append(_neighbor_advertisement(source, address.packed, _OVERRIDE | (_ROUTER if router else 0)))
     return frames
+
+
+def place_frame(mac: str, vlan: int | None = None) -> bytes:
+    """Return a frame that tells switches where *mac* is, tagged with *vlan*, and nobody anything.
+
+    Its ethertype is the one for local experiments (IEEE 802, 9.2.3).
+    """
+    tag = b"" if vlan is None else struct.pack("!HH", _VLAN, vlan)
+    return (_packed(PLACE_GROUP) + _packed(mac) + tag + struct.pack("!H", _LOCAL_EXPERIMENT)).ljust(_SMALLEST, b"\0")
 
 
 def _packed(mac: str) -> bytes:

@@ -14,6 +14,7 @@ from agent.core.model import Host, HostName, NetworkType, SwitchView
 from agent.core.openflow import match
 from agent.core.plan import Group, ObjectId
 from agent.l2 import neighbors, port_security, ports, services
+from agent.l2.announce import PLACE_GROUP
 from agent.l2.pipeline import Goto, Table, add
 from agent.l2.settings import LocalSettings
 
@@ -84,6 +85,7 @@ def _tunnel_port(encapsulation: NetworkType, address: str) -> OvsPort:
 def _add_fixed(flows: dict[str, str]) -> None:
     add(flows, Table.CLASSIFY, NEVER, match(dl_src=openflow.MULTICAST))
     add(flows, Table.CLASSIFY, NEVER, match(dl_dst=LINK_LOCAL_GROUPS))
+    add(flows, Table.CLASSIFY, NEVER, match(dl_dst=PLACE_GROUP))
     for table in (
         Table.CLASSIFY,
         Table.TUNNEL_IN,
