@@ -492,6 +492,8 @@ class Daemon:
                     "ports": len(snapshot.ports),
                     "endpoints": sum(len(endpoints) for endpoints in snapshot.endpoints.values()),
                     "hosts": len(snapshot.hosts),
+                    "routers": len(snapshot.routers),
+                    "floating_ips": sum(len(floating) for floating in snapshot.floating_ips.values()),
                     "security_groups": len(snapshot.security_groups),
                     "hybrid_ports": sum(naming.is_hybrid_interface(i.name) for i in view.interfaces.values()),
                     "served_ports": sum(f"port:{port}/dhcp" in self._plan.groups for port in snapshot.ports),

@@ -15,6 +15,7 @@ from agent.store.writer import Writer
 
 DEFAULT_WAIT = 30.0  # seconds
 MOST_NAMED = 20  # ports, and routers, that failed of one change
+UNKNOWN_HOST = "no agent of that name has ever been heard of (is the name right, and is it its [DEFAULT] host?)"
 R = TypeVar("R")
 
 
@@ -44,7 +45,9 @@ def wait(args: argparse.Namespace, writer: Writer, written: Sequence[Written[R]]
             complain(f"router {router.name or router.id}: {state} {router.host}: {router.reason}")
         if len(applied.router_failures) > MOST_NAMED:
             complain(f"and {len(applied.router_failures) - MOST_NAMED} routers more")
+        known = {host.name for host in writer.list_hosts()} if applied.missing else set()
         for host in applied.missing:
-            complain(f"host {host}: did not apply revision {applied.revision} within {args.wait_timeout:g} s")
+            late = f"did not apply revision {applied.revision} within {args.wait_timeout:g} s"
+            complain(f"host {host}: {late if host in known else UNKNOWN_HOST}")
         statuses.append(applied.exit_status)
     return max(statuses)

@@ -112,6 +112,13 @@ def test_a_gateway_without_hosts_is_shown_as_what_it_is(hostplane: Hostplane) ->
     assert shown.index("gateway_hosts   host1") < next(n for n, line in enumerate(shown) if line.startswith("status"))
 
 
+def test_a_gateway_host_that_nobody_knows_is_named_by_who_waits_for_it(hostplane: Hostplane) -> None:
+    hostplane("network", "create", "public", "--external", "--type", "flat", "--physnet", "external")
+    hostplane("subnet", "create", "public4", "--network", "public", "--cidr", "203.0.113.0/24")
+    words = ("--external-network", "public", "--gateway-host", "hots1", "--wait", "--wait-timeout", "0.1")
+    assert "host hots1: no agent of that name" in hostplane("router", "create", "edge", *words, status=4)
+
+
 def test_a_router_is_shown_with_what_its_hosts_say(hostplane: Hostplane, store: StoreServer) -> None:
     hostplane("apply", "-f", EXAMPLE)
     with Writer.connect([store.address]) as writer:
