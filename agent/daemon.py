@@ -204,7 +204,10 @@ class Daemon:
         if done is None:
             return RoutersReport()
         here = [router for router in done[0].routers if f"router:{router}" in self._plan.groups]
-        return self._parts.gateways.seen(done[0], here)
+        report, states = self._parts.gateways.seen(done[0], here), self._routers
+        known = ((router, states.get(router.id)) for router in report.routers)
+        routers = (r if state is None else replace(r, ready=state.ready, reason=state.reason) for r, state in known)
+        return replace(report, routers=tuple(routers))
 
     def router_views(self, name: str) -> tuple[RouterView, ...]:
         """Return the routers called *name*."""
@@ -220,7 +223,7 @@ class Daemon:
         done, last = self._done_with, self._state.last_pass
         if done is None or last is None:
             return None
-        return Facts(done[0], self._plan, self._local, last.unfinished, self.routers(), self._routers)
+        return Facts(done[0], self._plan, self._local, last.unfinished, self.routers())
 
     def request_resync(self) -> None:
         """Have the next pass read everything back."""

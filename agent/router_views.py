@@ -16,9 +16,9 @@ from typing import Protocol
 from agent.core import naming
 from agent.core.errors import AgentError
 from agent.core.memo import Memo
-from agent.core.model import FloatingIp, HostName, HostSnapshot, Router, RouterId, RouterInterface
+from agent.core.model import FloatingIp, HostName, HostSnapshot, Router, RouterInterface
 from agent.core.plan import Group, ItemRef, ObjectId, Plan
-from agent.core.report import ObjectStatus, RouterState, cause_of
+from agent.core.report import ObjectStatus, cause_of
 from agent.core.router_report import RoutersReport, RouterStatus
 from agent.core.router_view import FloatingIpView, LegView, NextHop, PortForwardingView, RouterView
 from agent.l2.settings import LocalSettings
@@ -43,14 +43,13 @@ class Look(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What is told is made from: what the last pass has ended with, and what it has told of routers."""
+    """What is told is made from: what the last pass has ended with, and what is seen of routers."""
 
     snapshot: HostSnapshot
     plan: Plan
     local: LocalSettings
     unfinished: Mapping[ItemRef, ObjectStatus]
     report: RoutersReport
-    states: Mapping[RouterId, RouterState]
 
 
 class _Looking:
@@ -99,7 +98,7 @@ def floating_ip_views(name: str, facts: Facts, look: Look) -> tuple[FloatingIpVi
 
 
 def _view(status: RouterStatus, facts: Facts, look: _Looking) -> RouterView:
-    router, state = facts.snapshot.routers[status.id], facts.states.get(status.id)
+    router = facts.snapshot.routers[status.id]
     counts, next_hops = _translated(router, facts, look), _next_hops(router, facts, look)
     floating = facts.snapshot.floating_ips.get(router.id, {}).values()
     forwardings = facts.snapshot.port_forwardings.get(router.id, {}).values()
@@ -107,8 +106,6 @@ def _view(status: RouterStatus, facts: Facts, look: _Looking) -> RouterView:
         router,
         status,
         _namespace(router, facts),
-        ready=state is None or state.ready,
-        reason="" if state is None else state.reason,
         gateway=_leg(router.gateway, router, facts, is_gateway=True) if router.gateway is not None else None,
         interfaces=tuple(_leg(interface, router, facts, is_gateway=False) for interface in router.interfaces),
         next_hops=next_hops,
@@ -187,7 +184,7 @@ def _floating(
         host,
         is_here,
         floating.mac if is_everywhere(router) else gateway_mac,
-        _why_not(group, host, facts.states.get(router.id), own, is_here=is_here),
+        _why_not(group, host, status, own, is_here=is_here),
         own,
         hops if is_here else (),
         begun.get(naming.DNAT_CHAIN),
@@ -206,10 +203,10 @@ def _begun(object_id: ObjectId, plan: Plan, counts: Mapping[str, int]) -> dict[s
 
 
 def _why_not(
-    group: Group | None, host: HostName | None, state: RouterState | None, own: tuple[str, ...], *, is_here: bool
+    group: Group | None, host: HostName | None, status: RouterStatus, own: tuple[str, ...], *, is_here: bool
 ) -> str:
     """Return why a floating IP does not work, as far as this host knows; "" if it should."""
-    router = "" if state is None or state.ready else state.reason
+    router = "" if status.ready else status.reason
     if host is None or (is_here and router):
         return router or "nobody has the gateway"
     if not is_here:

@@ -15,6 +15,9 @@ def router_lines(answer: Answer, now: float) -> Iterator[str]:
     yield f"{len(rows)} routers, {sum(1 for row in rows if row[1] == 'active')} with their gateway here"
     heads = ("router", "here", "kind", "gateway on", "for", "in order of", "floating", "forwardings")
     yield from table(rows, heads)
+    for router in parts(answer, "routers"):
+        if router.get("ready") is False:
+            yield f"router {text(router, 'name') or text(router, 'id')} is NOT READY: {text(router, 'reason')}"
     gateways = part(answer, "gateways")
     if not flag(gateways, "usable"):
         yield f"gateways of this host are NOT TO BE USED: {text(gateways, 'reason')}"

@@ -34,7 +34,8 @@ class RouterStatus:
     ``gateway_hosts`` are in the order of preference, ``gateway_host`` is the one whose
     gateway is used as seen from here, None while there is none.  ``active`` tells that it is
     this one; ``lives_here`` that the router has a namespace here.  ``since`` (Unix seconds) is
-    when ``gateway_host`` or ``active`` last changed.
+    when ``gateway_host`` or ``active`` last changed.  ``ready`` tells that all of it that should
+    be here is in place; ``reason`` why not, or what is left out of it.
     """
 
     id: RouterId
@@ -47,6 +48,8 @@ class RouterStatus:
     floating_ips: int
     port_forwardings: int
     since: float
+    ready: bool = True
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,15 +72,12 @@ class PortForwardingView:
 class RouterView:
     """A router on this host; ``namespace`` is None where it has none.
 
-    ``ready`` tells that all of it that should be here is, else ``reason`` says what is missing.
     ``look_error`` is as above.
     """
 
     router: Router
     status: RouterStatus
     namespace: str | None
-    ready: bool
-    reason: str
     gateway: LegView | None
     interfaces: tuple[LegView, ...]
     next_hops: tuple[NextHop, ...]

@@ -229,6 +229,8 @@ def _services(counts: ServiceCounts) -> Iterator[Metric]:
 def _routers(report: RoutersReport) -> Iterator[Metric]:
     here = [router for router in report.routers if router.lives_here]
     yield _gauge("routers", "Routers that have a namespace on this host.", len(here))
+    text = "Routers that have a namespace on this host and of which nothing is missing."
+    yield _gauge("routers_ready", text, sum(router.ready for router in here))
     text = "Routers whose gateway is active on this host."
     yield _gauge("gateways_active", text, sum(router.active for router in report.routers))
     yield _gauge("gateways_usable", "Whether gateways of this host may be used.", not report.reason)

@@ -14,7 +14,7 @@ from agent.config import StatusConfig
 from agent.core.errors import Actor, CommandError, Problem
 from agent.core.model import HostName, PortId, RouterId
 from agent.core.plan import ItemRef
-from agent.core.report import ItemState, ObjectStatus, PortState, RouterState
+from agent.core.report import ItemState, ObjectStatus, PortState
 from agent.core.router_report import RoutersReport, RouterStatus
 from agent.core.router_view import FloatingIpView, RouterView
 from agent.router_views import Facts, floating_ip_views, router_views
@@ -59,10 +59,9 @@ def facts(
     host, active = world.gateways.hosts[EDGE], EDGE in world.gateways.active
     status = RouterStatus(
         EDGE, "edge", router.distributed, router.gateway_hosts, host, active, lives_here=True,
-        floating_ips=4, port_forwardings=2, since=900.0,
+        floating_ips=4, port_forwardings=2, since=900.0, ready=ready, reason=reason,
     )  # fmt: skip
-    states = {EDGE: RouterState(EDGE, active, ready, reason, 900.0)}
-    return Facts(world.snapshot(), world.plan(), world.settings, unfinished or {}, RoutersReport((status,)), states)
+    return Facts(world.snapshot(), world.plan(), world.settings, unfinished or {}, RoutersReport((status,)))
 
 
 def floating(world: RouterWorld, address: str, **more: Any) -> FloatingIpView:

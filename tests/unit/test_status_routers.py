@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from agent.cli.status_routers import router_lines
 from agent.core.model import HostName, RouterId
 from agent.core.router_report import RoutersReport, RouterStatus, SessionState, WatchedHost
@@ -34,3 +36,10 @@ def test_one_router_is_found_by_name_and_by_id() -> None:
     alone = router_page.routers(RoutersReport((EDGE,)))["routers"]
     assert router_page.routers(REPORT, "edge")["routers"] == router_page.routers(REPORT, "5b8c")["routers"] == alone
     assert router_page.routers(REPORT, "other")["routers"] == []
+
+
+def test_a_router_of_which_something_is_missing_is_named() -> None:
+    broken = replace(EDGE, ready=False, reason="netns: it was not made by hostplane")
+    lines = list(router_lines(router_page.routers(RoutersReport((broken,))), 960.0))
+    assert "router edge is NOT READY: netns: it was not made by hostplane" in lines
+    assert not any("NOT READY" in line for line in router_lines(router_page.routers(REPORT), 960.0))
