@@ -240,7 +240,7 @@ DEMO = [sys.executable, "-m", "agent.sandbox.demo"]
 
 
 def test_the_demo_shows_its_matrix_and_leaves_nothing() -> None:
-    done = subprocess.run(DEMO, cwd=REPOSITORY, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(DEMO, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "As it should be" in done.stdout
     assert "Each was told what its own port says" in done.stdout
