@@ -28,6 +28,7 @@ from agent.router_states import NOT_FOR_ROUTERS
 
 MOST_SHOWN = 10  # items that something waits for
 _DEFAULT = "0.0.0.0/0"  # floating IPs are IPv4
+_RULES_GONE = "its rules are not in the router's namespace; they are put back when that is read back"
 _HOP = re.compile(r"via (\S+) dev (\S+)")
 
 
@@ -66,12 +67,12 @@ class _Looking:
             self.error = self.error or str(err)
             return {}
 
-    def translated(self, name: str) -> Mapping[str, int]:
+    def translated(self, name: str) -> Mapping[str, int] | None:
         try:
             return self._look.translated(name)
         except AgentError as err:
             self.error = self.error or str(err)
-            return {}
+            return None
 
 
 def router_views(name: str, facts: Facts, look: Look) -> tuple[RouterView, ...]:
@@ -127,9 +128,9 @@ def _namespace(router: Router, facts: Facts) -> str | None:
     return naming.router_namespace(router.id) if ObjectId(f"router:{router.id}") in facts.plan.groups else None
 
 
-def _translated(router: Router, facts: Facts, look: _Looking) -> Mapping[str, int]:
+def _translated(router: Router, facts: Facts, look: _Looking) -> Mapping[str, int] | None:
     namespace = _namespace(router, facts)
-    return {} if namespace is None else look.translated(namespace)
+    return None if namespace is None else look.translated(namespace)
 
 
 def _leg(port: RouterInterface, router: Router, facts: Facts, *, is_gateway: bool) -> LegView:
@@ -164,7 +165,7 @@ def _floating(
     router: Router,
     status: RouterStatus,
     facts: Facts,
-    counts: Mapping[str, int],
+    counts: Mapping[str, int] | None,
     hops: tuple[NextHop, ...] = (),
 ) -> FloatingIpView:
     snapshot = facts.snapshot
@@ -176,6 +177,7 @@ def _floating(
     group = facts.plan.groups.get(floating_ips.object_id(floating))
     own = _unfinished([] if group is None else [group], facts.unfinished)
     begun = _begun(floating_ips.object_id(floating), facts.plan, counts) if is_here else {}
+    rules_gone = is_here and counts is not None and not {naming.DNAT_CHAIN, naming.FLOATING_CHAIN} <= begun.keys()
     gateway_mac = router.gateway.mac if router.gateway is not None else floating.mac
     return FloatingIpView(
         floating,
@@ -184,7 +186,7 @@ def _floating(
         host,
         is_here,
         floating.mac if is_everywhere(router) else gateway_mac,
-        _why_not(group, host, status, own, is_here=is_here),
+        _why_not(group, host, status, own, is_here=is_here) or (_RULES_GONE if rules_gone else ""),
         own,
         hops if is_here else (),
         begun.get(naming.DNAT_CHAIN),
@@ -192,12 +194,12 @@ def _floating(
     )
 
 
-def _begun(object_id: ObjectId, plan: Plan, counts: Mapping[str, int]) -> dict[str, int]:
+def _begun(object_id: ObjectId, plan: Plan, counts: Mapping[str, int] | None) -> dict[str, int]:
     """Return how often the rules of an object were used, by chain."""
     group, found = plan.groups.get(object_id), dict[str, int]()
-    for key in group.items.get("nat", {}) if group is not None else ():
+    for key in group.items.get("nat", {}) if group is not None and counts is not None else ():
         rule = key.split(" ", 3)[3]  # after namespace, family and table
-        if rule in counts:
+        if counts is not None and rule in counts:
             found[rule.partition(" ")[0]] = counts[rule]
     return found
 

@@ -26,6 +26,7 @@ EDGE, HERE, THERE = RouterId("edge"), HostName("here"), HostName("there")
 SPACE = "qrouter-edge"
 OWN, FAR = "203.0.113.21", "203.0.113.31"  # of an instance here, and of one on host there
 UPSTREAM = "203.0.113.1"
+STAND_FOR = {OWN: "10.0.0.11", "203.0.113.23": "10.0.0.13", FAR: "10.0.0.21", "203.0.113.33": "10.0.0.23"}
 
 
 class Looked:
@@ -35,7 +36,16 @@ class Looked:
         return {(device, address): "" for device, address in wanted if address == UPSTREAM}
 
     def translated(self, name: str) -> Mapping[str, int]:
-        return {f"hp-dnat -d {OWN}/32 -j DNAT --to-destination 10.0.0.11": 2}
+        used = {OWN: 2}
+        into = {f"hp-dnat -d {ip}/32 -j DNAT --to-destination {own}": used.get(ip, 0) for ip, own in STAND_FOR.items()}
+        return into | {f"hp-floating -s {own}/32 -j SNAT --to-source {ip}": 0 for ip, own in STAND_FOR.items()}
+
+
+class Flushed(Looked):
+    """A namespace whose rules somebody has removed."""
+
+    def translated(self, name: str) -> Mapping[str, int]:
+        return {}
 
 
 class Blind:
@@ -76,7 +86,7 @@ def router(world: RouterWorld, **more: Any) -> RouterView:
 
 def test_where_the_gateway_is_active_floating_ips_are_in_place_and_counted() -> None:
     found = floating(edge_world(distributed=False), OWN)
-    assert (found.is_here, found.reason, found.begun_in, found.begun_out) == (True, "", 2, None)
+    assert (found.is_here, found.reason, found.begun_in, found.begun_out) == (True, "", 2, 0)
     assert found.mac == "fa:16:3e:ff:00:03"  # the gateway's: a centralised router has one outside
     assert [(hop.address, hop.mac) for hop in found.next_hops] == [(UPSTREAM, "")]
 
@@ -133,6 +143,13 @@ def test_a_namespace_that_cannot_be_looked_into_hides_nothing_else() -> None:
     assert all(each.begun_in is None and each.is_here for each in found.floating_ips)
 
 
+def test_rules_that_somebody_has_removed_are_missed() -> None:
+    (found,) = floating_ip_views(OWN, facts(edge_world(distributed=False)), Flushed())
+    assert found.reason.startswith("its rules are not in the router's namespace")
+    (away,) = floating_ip_views(OWN, facts(edge_world(distributed=False, active="there")), Flushed())
+    assert away.reason == ""
+
+
 def test_routes_of_the_store_are_shown_with_their_next_hops() -> None:
     world = edge_world(distributed=False)
     world.change_router("edge", routes=(("10.9.0.0/16", "10.0.0.9"),))
@@ -185,7 +202,7 @@ def test_people_see_all_of_a_router(hostplane: Callable[..., str]) -> None:
     assert "state      ready, its gateway is active here" in text
     assert f"namespace  {SPACE}" in text
     row = next(line.split() for line in text.splitlines() if line.startswith(OWN))
-    assert row == [OWN, "10.0.0.11", "vm1", "here", "2", "-", "its", "port", "is", "down"]
+    assert row == [OWN, "10.0.0.11", "vm1", "here", "2", "0", "its", "port", "is", "down"]
     assert "203.0.113.40:8000-8009  udp" in text
 
 
