@@ -55,6 +55,7 @@ from agent.filtering import ORDERS, Filtering
 from agent.gateways import Gateways
 from agent.l2.settings import LocalSettings, MetadataLimits
 from agent.responding import Responding, dismiss
+from agent.router_repair import RouterRepair
 from agent.status.metrics import AgentMetrics
 from agent.status.sdnotify import Heartbeat, Notifier
 from agent.status.server import StatusServer
@@ -123,6 +124,7 @@ class Agent:
             FallbackDriver(run),
             TranslationsDriver(),
         )
+        self._repair = RouterRepair(drivers, run.started, wake.set)
         limits = HoldLimits(config.passes.hold_share, config.passes.hold_minimum)
         saved = SnapshotFile(config.state_dir / SNAPSHOT_FILE, config.host)
         parts = Parts(
@@ -148,6 +150,7 @@ class Agent:
             responding=self._responding,
             gateways=Gateways(config.host, self._local, config.l3.hold_down, preempt=config.l3.preempt),
             look=RouterLook(run, _backend(config)),
+            repair=self._repair,
         )
         self._daemon = Daemon(config, self._local, parts)
         self._metrics = AgentMetrics(self._daemon, heartbeat, time.time)
@@ -172,6 +175,7 @@ class Agent:
             self._filtering.start()
         if self._responding is not None:
             self._responding.start()
+        self._repair.start()
         self._loop.start()
         try:
             self._wait_for_signals()
@@ -186,6 +190,7 @@ class Agent:
             self._filtering.stop()
         if self._responding is not None:
             self._responding.stop()
+        self._repair.stop()
         self._switch.stop()
         self._reader.thread.stop()
 

@@ -46,6 +46,7 @@ from agent.problems import refused_problems, without_repeats
 from agent.read_back import ReadBack
 from agent.reminders import Reminders
 from agent.responding import Responding
+from agent.router_repair import SPACES_CHANGED, RouterRepair
 from agent.router_states import RouterFacts, router_states, unfinished_routers
 from agent.router_views import Facts, Look, floating_ip_views, router_views
 from agent.status.sdnotify import Heartbeat
@@ -94,6 +95,7 @@ class Parts:
     responding: Responding | None
     gateways: Gateways
     look: Look
+    repair: RouterRepair
 
 
 class Daemon:
@@ -365,6 +367,9 @@ class Daemon:
             if RULES_CHANGED in reasons:
                 parts.wake.hold_back(RULES_CHANGED, self._for_others.spend(time.monotonic() - begun))
             parts.filtering.follow(snapshot)
+        begun = time.monotonic()
+        if SPACES_CHANGED in reasons and parts.repair.read_back(parts.reconciler, self._read_back):
+            parts.wake.hold_back(SPACES_CHANGED, self._for_others.spend(time.monotonic() - begun))
         if parts.responding is not None:
             parts.responding.before_pass(parts.reconciler, reasons)
         if not unchanged:
@@ -405,6 +410,7 @@ class Daemon:
         self._note_wiring(up, report, reasons)
         self._announce(up, report, snapshot)
         self._verification.after_pass(parts.reconciler)
+        parts.repair.after_pass(parts.reconciler)
         if parts.filtering is not None and parts.filtering.after_pass(report, parts.reconciler):
             parts.wake.set("judge")
         if self._observer is not None:

@@ -46,6 +46,21 @@ class ReadBack:
         self._next = self._monotonic() + self._interval / self._parts
         return drifted
 
+    def read_places(self, reconciler: Reconciler, driver: Driver, words: Collection[str]) -> None:
+        """Read back at once the places of *driver* that begin with one of *words*, all of it if it has none."""
+        index = self._indexes.get(driver.name)
+        if index is None or not isinstance(driver, PlacedDriver):
+            reconciler.read_back(driver, 0, 1)
+            return
+        index.refresh(reconciler.desired.groups)
+        try:
+            there = driver.places()
+        except AgentError:
+            return  # told when it is to be read the next time
+        for place in {*there, *index.places()}:
+            if place.partition(" ")[0] in words:
+                reconciler.read_back_place(driver, place, index.keys(reconciler.desired, place))
+
     def keys_in(self, reconciler: Reconciler, driver: Driver, words: Collection[str]) -> list[Key] | None:
         """Return what is desired of *driver* in the places that begin with one of *words*; None if it has no places."""
         index = self._indexes.get(driver.name)
