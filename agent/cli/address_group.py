@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 
 from agent.cli.fields import ADDRESS_GROUP
-from agent.cli.objects import Filter, Verbs, plain
+from agent.cli.objects import Verbs, of_project, plain
 from agent.cli.options import add_common, settings
 from agent.cli.output import Row
 from agent.cli.store import open_store
@@ -24,12 +24,12 @@ VERBS: Verbs[AddressGroupFields, AddressGroupRecord] = Verbs(
     noun=ADDRESS_GROUP,
     list_all=Writer.list_address_groups,
     get=Writer.get_address_group,
-    create=lambda writer, name, fields: writer.create_address_group(name, fields),
+    create=Writer.create_address_group,
     change=lambda writer, ref, fields, name: writer.set_address_group(ref, fields, name=name),
     delete=Writer.delete_address_group,
     shown=plain,
     listed=_listed,
-    filters=(Filter("project", "only those of this project", lambda record, value: record.project == value),),
+    filters=(of_project(),),
 )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import argparse
 
-from agent.cli.objects import Filter, Verbs, plain
+from agent.cli.objects import Verbs, of_project, plain
 from agent.cli.router_fields import ADDRESS_SCOPE
 from agent.store.document import AddressScopeFields
 from agent.store.records_routers import AddressScopeRecord
@@ -15,11 +15,11 @@ VERBS: Verbs[AddressScopeFields, AddressScopeRecord] = Verbs(
     noun=ADDRESS_SCOPE,
     list_all=Writer.list_address_scopes,
     get=Writer.get_address_scope,
-    create=lambda writer, name, fields: writer.create_address_scope(name, fields),
+    create=Writer.create_address_scope,
     change=lambda writer, ref, fields, name: writer.set_address_scope(ref, fields, name=name),
     delete=Writer.delete_address_scope,
     shown=plain,
-    filters=(Filter("project", "only those of this project", lambda record, value: record.project == value),),
+    filters=(of_project(),),
 )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import argparse
 
-from agent.cli.objects import Filter, Verbs, plain
+from agent.cli.objects import Verbs, of, with_names
 from agent.cli.output import Row
 from agent.cli.router_fields import FLOATING_IP
 from agent.store.document import FloatingIpFields
@@ -16,10 +16,7 @@ ANY = "any"
 
 
 def _shown(record: FloatingIpRecord) -> Row:
-    row = dict(plain(record))
-    for name in ("network", "port", "router"):
-        row[name] = row.pop(f"{name}_name") or row[name]
-    return row
+    return with_names(record, "network", "port", "router")
 
 
 VERBS: Verbs[FloatingIpFields, FloatingIpRecord] = Verbs(
@@ -31,21 +28,9 @@ VERBS: Verbs[FloatingIpFields, FloatingIpRecord] = Verbs(
     delete=Writer.delete_floating_ip,
     shown=_shown,
     filters=(
-        Filter(
-            "network",
-            "only those of this external network (name or id)",
-            lambda record, value: value in (record.network, record.network_name),
-        ),
-        Filter(
-            "router",
-            "only those of this router (name or id)",
-            lambda record, value: value in (record.router, record.router_name),
-        ),
-        Filter(
-            "port",
-            "only those of this port (name or id)",
-            lambda record, value: value in (record.port, record.port_name),
-        ),
+        of("network", lambda record: (record.network, record.network_name)),
+        of("router", lambda record: (record.router, record.router_name)),
+        of("port", lambda record: (record.port, record.port_name)),
     ),
     renamable=False,
     called=f"the address, or {ANY!r} to take one of the network's",

@@ -15,7 +15,7 @@ VERBS: Verbs[NetworkFields, NetworkRecord] = Verbs(
     noun=NETWORK,
     list_all=Writer.list_networks,
     get=Writer.get_network,
-    create=lambda writer, name, fields: writer.create_network(name, fields),
+    create=Writer.create_network,
     change=lambda writer, ref, fields, name: writer.set_network(ref, fields, name=name),
     delete=Writer.delete_network,
     shown=plain,

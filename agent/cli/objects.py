@@ -11,7 +11,7 @@ from typing import Generic, Protocol, TypeAlias, TypeVar, cast
 from agent.cli.field_options import add_field_options, given_fields
 from agent.cli.fields import Noun
 from agent.cli.options import Settings, add_common, settings
-from agent.cli.output import Format, Row, complain, print_row, print_rows, print_value, write_line
+from agent.cli.output import Format, Row, Value, complain, print_row, print_rows, print_value, write_line
 from agent.cli.store import open_store
 from agent.cli.waiting import add_wait, wait
 from agent.core.errors import InputError
@@ -50,6 +50,35 @@ class Filter(Generic[R]):
     option: str
     help: str
     matches: Callable[[R, str], bool]
+
+
+class Owned(Record, Protocol):
+    """A record of an object that belongs to a project."""
+
+    @property
+    def project(self) -> str:
+        """Who it belongs to."""
+
+
+P = TypeVar("P", bound=Owned)
+
+
+def of_project() -> Filter[P]:
+    """Return the filter by project."""
+    return Filter("project", "only those of this project", lambda record, value: record.project == value)
+
+
+def of(noun: str, names: Callable[[R], tuple[str | None, ...]], which: str = "of") -> Filter[R]:
+    """Return the filter by another object, *which* is how the objects are its; *names* returns its id and name."""
+    return Filter(noun, f"only those {which} this {noun} (name or id)", lambda record, value: value in names(record))
+
+
+def with_names(record: Plain, *nouns: str) -> dict[str, Value]:
+    """Return all columns of a record; of other objects, ids with names beside them, the names if there are any."""
+    row = dict(plain(record))
+    for noun in nouns:
+        row[noun] = row.pop(f"{noun}_name") or row[noun]
+    return row
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ import argparse
 from datetime import UTC, datetime
 
 from agent.cli.fields import PORT
-from agent.cli.objects import Filter, Verbs, plain
+from agent.cli.objects import Filter, Verbs, of, with_names
 from agent.cli.output import Row
 from agent.store import metadata_form
 from agent.store.document import PortFields
@@ -18,8 +18,7 @@ _NOT_FILTERED = "not filtered"
 
 
 def _shown(record: PortRecord) -> Row:
-    row = dict(plain(record))
-    row["network"] = row.pop("network_name") or record.network
+    row = with_names(record, "network")
     del row["security_group_ids"]
     row["security_groups"] = _NOT_FILTERED if record.security_groups is None else list(record.security_groups)
     row["fixed_ips"] = [fixed_ip.address for fixed_ip in record.fixed_ips]
@@ -34,17 +33,13 @@ VERBS: Verbs[PortFields, PortRecord] = Verbs(
     noun=PORT,
     list_all=Writer.list_ports,
     get=Writer.get_port,
-    create=lambda writer, name, fields: writer.create_port(name, fields),
+    create=Writer.create_port,
     change=lambda writer, ref, fields, name: writer.set_port(ref, fields, name=name),
     delete=Writer.delete_port,
     shown=_shown,
     filters=(
         Filter("host", "only those on this host", lambda record, value: record.host == value),
-        Filter(
-            "network",
-            "only those of this network (name or id)",
-            lambda record, value: value in (record.network, record.network_name),
-        ),
+        of("network", lambda record: (record.network, record.network_name)),
         Filter(
             "security-group",
             "only those with this one (name or id)",

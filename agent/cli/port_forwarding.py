@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import argparse
 
-from agent.cli.objects import Filter, Verbs, plain
+from agent.cli.objects import Verbs, of, with_names
 from agent.cli.output import Row
 from agent.cli.router_fields import PORT_FORWARDING
 from agent.store.document import PortForwardingFields
@@ -14,31 +14,20 @@ from agent.store.writer import Writer
 
 
 def _shown(record: PortForwardingRecord) -> Row:
-    row = dict(plain(record))
-    for name in ("port", "router"):
-        row[name] = row.pop(f"{name}_name") or row[name]
-    return row
+    return with_names(record, "port", "router")
 
 
 VERBS: Verbs[PortForwardingFields, PortForwardingRecord] = Verbs(
     noun=PORT_FORWARDING,
     list_all=Writer.list_port_forwardings,
     get=Writer.get_port_forwarding,
-    create=lambda writer, name, fields: writer.create_port_forwarding(name, fields),
+    create=Writer.create_port_forwarding,
     change=lambda writer, ref, fields, _: writer.set_port_forwarding(ref, fields),
     delete=Writer.delete_port_forwarding,
     shown=_shown,
     filters=(
-        Filter(
-            "router",
-            "only those of this router (name or id)",
-            lambda record, value: value in (record.router, record.router_name),
-        ),
-        Filter(
-            "port",
-            "only those to this port (name or id)",
-            lambda record, value: value in (record.port, record.port_name),
-        ),
+        of("router", lambda record: (record.router, record.router_name)),
+        of("port", lambda record: (record.port, record.port_name), "to"),
     ),
     renamable=False,
     called="what is forwarded: ADDRESS:PORT or ADDRESS:FIRST-LAST",

@@ -7,7 +7,7 @@ import argparse
 from datetime import UTC, datetime
 
 from agent.cli.field_options import interface
-from agent.cli.objects import Filter, Verbs, plain
+from agent.cli.objects import Filter, Verbs, of_project, plain
 from agent.cli.options import add_common, settings
 from agent.cli.output import Row, Value, table
 from agent.cli.router_fields import ROUTER
@@ -53,14 +53,14 @@ VERBS: Verbs[RouterFields, RouterRecord] = Verbs(
     noun=ROUTER,
     list_all=Writer.list_routers,
     get=Writer.get_router,
-    create=lambda writer, name, fields: writer.create_router(name, fields),
+    create=Writer.create_router,
     change=lambda writer, ref, fields, name: writer.set_router(ref, fields, name=name),
     delete=Writer.delete_router,
     shown=_shown,
     listed=_listed,
     filters=(
         Filter("host", "only those with a gateway there", lambda record, value: value in record.gateway_hosts),
-        Filter("project", "only those of this project", lambda record, value: record.project == value),
+        of_project(),
     ),
 )
 

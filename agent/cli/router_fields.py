@@ -69,6 +69,8 @@ ROUTER = Noun(
     },
 )
 
+_FIXED_IP = Field("fixed_ip", Kind.TEXT, "which of the port's addresses, if it has several", metavar="ADDRESS")
+
 FLOATING_IP = Noun(
     name="floating ip",
     section="floating_ips",
@@ -76,7 +78,7 @@ FLOATING_IP = Noun(
     fields=(
         Field("network", Kind.TEXT, "external network; follows from the address", metavar="NETWORK"),
         Field("port", Kind.TEXT, "port that it stands for", metavar="PORT", nullable=True),
-        Field("fixed_ip", Kind.TEXT, "which of the port's addresses, if it has several", metavar="ADDRESS"),
+        _FIXED_IP,
         Field("mac_address", Kind.TEXT, "chosen if not given", metavar="MAC"),
         PROJECT,
         EXTERNAL_IDS,
@@ -91,7 +93,7 @@ PORT_FORWARDING = Noun(
     fields=(
         Field("protocol", Kind.TEXT, "tcp, udp, sctp, ...", metavar="PROTOCOL"),
         Field("internal", Kind.TEXT, "where it leads: port, and number or FIRST-LAST", metavar="PORT:NUMBER"),
-        Field("fixed_ip", Kind.TEXT, "which of the port's addresses, if it has several", metavar="ADDRESS"),
+        _FIXED_IP,
         EXTERNAL_IDS,
     ),
     columns=("id", "external", "protocol", "internal", "fixed_ip", "router"),

@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 
 from agent.cli.fields import SECURITY_GROUP
-from agent.cli.objects import Filter, Verbs, plain
+from agent.cli.objects import Verbs, of_project, plain
 from agent.cli.output import Row, table
 from agent.cli.rule_view import COLUMNS, cells
 from agent.store.document import SecurityGroupFields
@@ -27,12 +27,12 @@ VERBS: Verbs[SecurityGroupFields, SecurityGroupRecord] = Verbs(
     noun=SECURITY_GROUP,
     list_all=Writer.list_security_groups,
     get=Writer.get_security_group,
-    create=lambda writer, name, fields: writer.create_security_group(name, fields),
+    create=Writer.create_security_group,
     change=lambda writer, ref, fields, name: writer.set_security_group(ref, fields, name=name),
     delete=Writer.delete_security_group,
     shown=_shown,
     listed=_listed,
-    filters=(Filter("project", "only those of this project", lambda record, value: record.project == value),),
+    filters=(of_project(),),
 )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import argparse
 
-from agent.cli.objects import Filter, Verbs, plain
+from agent.cli.objects import Verbs, of_project, plain
 from agent.cli.router_fields import SUBNET_POOL
 from agent.store.document import SubnetPoolFields
 from agent.store.records_routers import SubnetPoolRecord
@@ -15,11 +15,11 @@ VERBS: Verbs[SubnetPoolFields, SubnetPoolRecord] = Verbs(
     noun=SUBNET_POOL,
     list_all=Writer.list_subnet_pools,
     get=Writer.get_subnet_pool,
-    create=lambda writer, name, fields: writer.create_subnet_pool(name, fields),
+    create=Writer.create_subnet_pool,
     change=lambda writer, ref, fields, name: writer.set_subnet_pool(ref, fields, name=name),
     delete=Writer.delete_subnet_pool,
     shown=plain,
-    filters=(Filter("project", "only those of this project", lambda record, value: record.project == value),),
+    filters=(of_project(),),
 )
 
 
