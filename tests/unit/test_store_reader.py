@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import threading
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -15,46 +13,14 @@ from pathlib import Path
 import pytest
 
 from agent.core.errors import Actor
-from agent.core.model import HostName, HostSnapshot, PortId
+from agent.core.model import HostName, PortId
 from agent.core.report import PortState
-from agent.store import remotes
 from agent.store.document import HostFields, NetworkFields, PortFields, SubnetFields
-from agent.store.reader import SnapshotReader
 from agent.store.status_writer import StatusWriter
 from agent.store.writer import Writer
 from tests.fakes.openvswitch import wait_until
+from tests.followed import DEADLINE, Followed
 from tests.servers import StoreServer
-
-DEADLINE = 10.0
-
-
-class Following:
-    """A reader and every snapshot that it has published."""
-
-    def __init__(self, address: str, host: str) -> None:
-        self.published: list[HostSnapshot] = []
-        self._changed = threading.Condition()
-        self.reader = SnapshotReader(address, remotes.schema_text(), HostName(host), self._note)
-        self.reader.thread.start()
-
-    def _note(self) -> None:
-        with self._changed:
-            snapshot = self.reader.snapshot()
-            if snapshot.in_sync and (not self.published or self.published[-1] is not snapshot):
-                self.published.append(snapshot)
-            self._changed.notify_all()
-
-    def until(self, condition: Callable[[HostSnapshot], object]) -> HostSnapshot:
-        deadline = time.monotonic() + DEADLINE
-        with self._changed:
-            while not (self.reader.snapshot().in_sync and condition(self.reader.snapshot())):
-                left = deadline - time.monotonic()
-                assert left > 0, f"never published; last: {self.reader.snapshot()}"
-                self._changed.wait(left)
-            return self.reader.snapshot()
-
-    def names(self) -> set[str]:
-        return {port.name for port in self.reader.snapshot().ports.values()}
 
 
 @pytest.fixture
@@ -70,16 +36,16 @@ def writer(server: StoreServer) -> Iterator[Writer]:
 
 
 @pytest.fixture
-def follow(server: StoreServer) -> Iterator[Callable[[str], Following]]:
-    started: list[Following] = []
+def follow(server: StoreServer) -> Iterator[Callable[[str], Followed]]:
+    started: list[Followed] = []
 
-    def start(host: str) -> Following:
-        started.append(Following(server.address, host))
+    def start(host: str) -> Followed:
+        started.append(Followed(server.address, host))
         return started[-1]
 
     yield start
     for following in started:
-        following.reader.thread.stop()
+        following.stop()
         for snapshot in following.published:
             whole = all(port.network in snapshot.networks for port in snapshot.ports.values())
             assert whole or snapshot.problems, "published too early"

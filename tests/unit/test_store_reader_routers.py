@@ -26,8 +26,9 @@ from agent.store.document import (
 )
 from agent.store.status_writer import StatusWriter
 from agent.store.writer import Writer
+from tests.followed import DEADLINE, Followed
 from tests.servers import StoreServer
-from tests.store_routers import DEADLINE, Followed, RouterStore, ref, refs, some, text_map
+from tests.store_routers import RouterStore, ref, refs, some, text_map
 
 PUBLIC = "203.0.113."
 

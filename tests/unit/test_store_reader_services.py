@@ -5,44 +5,17 @@ from __future__ import annotations
 
 import json
 import subprocess
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from agent.core.errors import Actor
-from agent.core.model import HostName, HostSnapshot, MetadataService, Network, Port, Subnet
-from agent.store import remotes
+from agent.core.model import HostSnapshot, MetadataService, Network, Port, Subnet
 from agent.store.document import HostRoute, MetadataServiceFields, NetworkFields, PortFields, SubnetFields
-from agent.store.reader import SnapshotReader
 from agent.store.writer import Writer
+from tests.followed import Followed
 from tests.servers import StoreServer
-
-DEADLINE = 10.0
-
-
-class Followed:
-    """A reader of host1, and what it publishes."""
-
-    def __init__(self, address: str) -> None:
-        self._changed = threading.Condition()
-        self.reader = SnapshotReader(address, remotes.schema_text(), HostName("host1"), self._note)
-        self.reader.thread.start()
-
-    def _note(self) -> None:
-        with self._changed:
-            self._changed.notify_all()
-
-    def until(self, condition: Callable[[HostSnapshot], object]) -> HostSnapshot:
-        deadline = time.monotonic() + DEADLINE
-        with self._changed:
-            while not (self.reader.snapshot().in_sync and condition(self.reader.snapshot())):
-                left = deadline - time.monotonic()
-                assert left > 0, f"never published; last: {self.reader.snapshot()}"
-                self._changed.wait(left)
-            return self.reader.snapshot()
 
 
 @pytest.fixture
@@ -75,9 +48,9 @@ def writer(server: StoreServer) -> Iterator[Writer]:
 
 @pytest.fixture
 def followed(server: StoreServer, writer: Writer) -> Iterator[Followed]:
-    reading = Followed(server.address)
+    reading = Followed(server.address, "host1")
     yield reading
-    reading.reader.thread.stop()
+    reading.stop()
 
 
 def the_port(snapshot: HostSnapshot) -> Port:
