@@ -6,7 +6,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from agent.store import (
     validate,
@@ -20,6 +20,7 @@ from agent.store import (
     writer_pools,
     writer_ports,
     writer_routers,
+    writer_scopes,
     writer_subnets,
 )
 from agent.store.document import (
@@ -71,7 +72,21 @@ from agent.store.writer_records_routers import (
 from agent.store.writer_session import Session
 from agent.store.writer_view import TABLES, Row, View, label
 
+F_contra = TypeVar("F_contra", contravariant=True)
 R = TypeVar("R")
+
+
+class Writes(Protocol[F_contra]):
+    """What a module has that writes objects of one kind inside a session."""
+
+    def create(self, session: Session, subject: Subject, name: str, fields: F_contra, row_id: uuid.UUID, /) -> Row:
+        """Insert an object; return its row."""
+
+    def change(self, session: Session, subject: Subject, row: Row, fields: F_contra, /) -> None:
+        """Write the given fields."""
+
+    def delete(self, session: Session, subject: Subject, row: Row, /) -> None:
+        """Delete an object that nothing uses."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +94,7 @@ class Kind(Generic[F, R]):
     """How objects of one kind are written and read."""
 
     name: str
-    create: Callable[[Session, Subject, str, F, uuid.UUID], Row]
-    change: Callable[[Session, Subject, Row, F], None]
-    delete: Callable[[Session, Subject, Row], None]
+    writes: Writes[F]
     record: Callable[[View, Row], R]
 
     @property
@@ -90,55 +103,23 @@ class Kind(Generic[F, R]):
         return TABLES[self.name]
 
 
-NETWORK: Kind[NetworkFields, NetworkRecord] = Kind(
-    "network", writer_networks.create, writer_networks.change, writer_networks.delete, network_record
-)
-SUBNET: Kind[SubnetFields, SubnetRecord] = Kind(
-    "subnet", writer_subnets.create, writer_subnets.change, writer_subnets.delete, subnet_record
-)
-PORT: Kind[PortFields, PortRecord] = Kind(
-    "port", writer_ports.create, writer_ports.change, writer_ports.delete, port_record
-)
-HOST: Kind[HostFields, HostRecord] = Kind(
-    "host", writer_hosts.create, writer_hosts.change, writer_hosts.delete, host_record
-)
+NETWORK: Kind[NetworkFields, NetworkRecord] = Kind("network", writer_networks, network_record)
+SUBNET: Kind[SubnetFields, SubnetRecord] = Kind("subnet", writer_subnets, subnet_record)
+PORT: Kind[PortFields, PortRecord] = Kind("port", writer_ports, port_record)
+HOST: Kind[HostFields, HostRecord] = Kind("host", writer_hosts, host_record)
 SECURITY_GROUP: Kind[SecurityGroupFields, SecurityGroupRecord] = Kind(
-    "security_group", writer_groups.create, writer_groups.change, writer_groups.delete, security_group_record
+    "security_group", writer_groups, security_group_record
 )
 ADDRESS_GROUP: Kind[AddressGroupFields, AddressGroupRecord] = Kind(
-    "address_group",
-    writer_address_groups.create,
-    writer_address_groups.change,
-    writer_address_groups.delete,
-    address_group_record,
+    "address_group", writer_address_groups, address_group_record
 )
-ROUTER: Kind[RouterFields, RouterRecord] = Kind(
-    "router", writer_routers.create, writer_routers.change, writer_routers.delete, router_record
-)
-FLOATING_IP: Kind[FloatingIpFields, FloatingIpRecord] = Kind(
-    "floating_ip",
-    writer_floating_ips.create,
-    writer_floating_ips.change,
-    writer_floating_ips.delete,
-    floating_ip_record,
-)
+ROUTER: Kind[RouterFields, RouterRecord] = Kind("router", writer_routers, router_record)
+FLOATING_IP: Kind[FloatingIpFields, FloatingIpRecord] = Kind("floating_ip", writer_floating_ips, floating_ip_record)
 PORT_FORWARDING: Kind[PortForwardingFields, PortForwardingRecord] = Kind(
-    "port_forwarding",
-    writer_forwardings.create,
-    writer_forwardings.change,
-    writer_forwardings.delete,
-    port_forwarding_record,
+    "port_forwarding", writer_forwardings, port_forwarding_record
 )
-SUBNET_POOL: Kind[SubnetPoolFields, SubnetPoolRecord] = Kind(
-    "subnet_pool", writer_pools.create, writer_pools.change, writer_pools.delete, subnet_pool_record
-)
-ADDRESS_SCOPE: Kind[AddressScopeFields, AddressScopeRecord] = Kind(
-    "address_scope",
-    writer_pools.create_scope,
-    writer_pools.change_scope,
-    writer_pools.delete_scope,
-    address_scope_record,
-)
+SUBNET_POOL: Kind[SubnetPoolFields, SubnetPoolRecord] = Kind("subnet_pool", writer_pools, subnet_pool_record)
+ADDRESS_SCOPE: Kind[AddressScopeFields, AddressScopeRecord] = Kind("address_scope", writer_scopes, address_scope_record)
 _CALLED_BY_ADDRESS = ("floating_ip", "port_forwarding")  # which nobody else can have
 
 
@@ -164,7 +145,7 @@ def create(
         validate.name(kind.name, name, line)
     elif len(name) > NAME_LIMIT:
         raise subject.error(f"a name has at most {NAME_LIMIT} characters")
-    row = kind.create(session, subject, name, fields, object_id)
+    row = kind.writes.create(session, subject, name, fields, object_id)
     if claim_name and _has_claim(kind, row):
         session.claim(kind.name, row, name, subject)
     return row
@@ -189,12 +170,12 @@ def change(session: Session, kind: Kind[F, R], row: Row, fields: F, name: str | 
         elif len(name) > NAME_LIMIT:
             raise subject.error(f"a name has at most {NAME_LIMIT} characters")
         session.update(row, name=name)
-    kind.change(session, subject, row, fields)
+    kind.writes.change(session, subject, row, fields)
 
 
 def delete(session: Session, kind: Kind[F, R], row: Row, line: int | None = None) -> None:
     """Delete an object that nothing uses."""
-    kind.delete(session, Subject(kind.name, label(row), line), row)
+    kind.writes.delete(session, Subject(kind.name, label(row), line), row)
 
 
 def set_options(session: Session, options: Mapping[str, str | None]) -> dict[str, str]:

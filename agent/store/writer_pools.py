@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Subnet pools and address scopes: making, changing and deleting them inside a session.
+"""Subnet pools: making, changing and deleting them inside a session.
 
 As in Neutron no two subnets of a pool overlap, and no two pools of an address scope do: so no address is
 in a scope twice.
@@ -11,45 +11,15 @@ import uuid
 from collections.abc import Iterable
 
 from agent.store import ipam, validate, validate_routers
-from agent.store.document import AddressScopeFields, SubnetPoolFields, Unset, or_default
+from agent.store.document import SubnetPoolFields, Unset, or_default
 from agent.store.ipam import IPNetwork
 from agent.store.validate import Subject
-from agent.store.writer_session import Column, Session, given_columns, keep_our_ids, refuse_changes
+from agent.store.writer_session import Column, Session, given_columns, keep_our_ids
 from agent.store.writer_view import Row, enumerate_names, label, optional
 
 # What Neutron takes if nothing is said; its default length is the shortest one, which would empty a pool at once.
 _SHORTEST = {4: 8, 6: 64}
 _DEFAULT = {4: 24, 6: 64}
-
-
-def create_scope(session: Session, subject: Subject, name: str, fields: AddressScopeFields, row_id: uuid.UUID) -> Row:
-    """Insert an address scope."""
-    return session.insert(
-        "Address_Scope",
-        row_id,
-        name=name,
-        name_claim=[],
-        ip_version=validate_routers.ip_version(subject, fields.ip_version),
-        project=or_default(fields.project, ""),
-        external_ids=validate.external_ids(subject, or_default(fields.external_ids, {})),
-    )
-
-
-def change_scope(session: Session, subject: Subject, row: Row, fields: AddressScopeFields) -> None:
-    """Write the given fields; the IP version is fixed when a scope is made."""
-    refuse_changes(subject, {"ip_version": (fields.ip_version, row.ip_version)})
-    columns: dict[str, Column] = given_columns(project=fields.project)
-    if not isinstance(fields.external_ids, Unset):
-        columns["external_ids"] = keep_our_ids(row, validate.external_ids(subject, fields.external_ids))
-    session.update(row, **columns)
-
-
-def delete_scope(session: Session, subject: Subject, row: Row) -> None:
-    """Delete an address scope without pools."""
-    users = [f"subnet pool {label(pool)}" for pool in session.referring("Subnet_Pool", "address_scope", row.uuid)]
-    if users:
-        raise subject.error(f"it is in use by {enumerate_names(users)}: take these out of it or delete them first")
-    session.delete(row)
 
 
 def create(session: Session, subject: Subject, name: str, fields: SubnetPoolFields, row_id: uuid.UUID) -> Row:
