@@ -37,7 +37,7 @@ from agent.core.reconciler import Reconciler
 from agent.core.retry import Backoff
 from agent.core.service_identity import NAMESPACE
 from agent.core.snapshot_file import SnapshotFile
-from agent.daemon import Daemon, Parts
+from agent.daemon import Daemon
 from agent.drivers.announcer import Announcer
 from agent.drivers.connects import ConnectsDriver
 from agent.drivers.fallback import FallbackDriver
@@ -54,6 +54,7 @@ from agent.drivers.translations import TranslationsDriver
 from agent.filtering import ORDERS, Filtering
 from agent.gateways import Gateways
 from agent.l2.settings import LocalSettings, MetadataLimits
+from agent.parts import Parts
 from agent.responding import Responding, dismiss
 from agent.router_repair import RouterRepair
 from agent.status.metrics import AgentMetrics
@@ -155,7 +156,7 @@ class Agent:
         self._daemon = Daemon(config, self._local, parts)
         self._metrics = AgentMetrics(self._daemon, heartbeat, time.time)
         self._daemon.observe_with(self._metrics)
-        self._daemon.on_converged = self._say_ready
+        self._daemon.converge_with(self._say_ready)
         self._watch = SwitchWatch(management, self._daemon.switch_back, self._daemon.switch_lost)
         self._status = StatusServer(config.status, self._daemon, self._metrics.scrape)
         self._loop = threading.Thread(target=self._daemon.run, name="reconcile")
