@@ -41,6 +41,7 @@ _IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS, _IFA_PROTO = 1, 2, 8, 11
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_MULTIPATH = 1, 4, 5, 9
 _NDA_DST, _NDA_LLADDR, _NDA_PROTOCOL = 1, 2, 12
 _IFA_F_NODAD, _IFA_F_NOPREFIXROUTE = 0x02, 0x200
+_IFAPROT_KERNEL = (1, 2, 3)  # of loopback devices, router advertisements, link-local
 _MAIN, _UNICAST, _ONLINK = 254, 1, 4
 _SCOPE_GLOBAL, _SCOPE_LINK, _SCOPE_NOWHERE = 0, 253, 255
 _NUD_PERMANENT = 0x80
@@ -54,6 +55,7 @@ class Entry:
     """What the kernel has under a key; ``address`` of a neighbour.
 
     ``routes`` to one prefix have one or several ways each; only the first of them is used.
+    What is not ``permanent`` nobody has made: the kernel has learned it, or given it to itself.
     """
 
     ours: bool
@@ -195,8 +197,13 @@ class RouteTable:
         if device is None or packed is None:
             return None
         flags = _U32.unpack(values.get(_IFA_FLAGS, bytes(4)))[0]
-        ours = values.get(_IFA_PROTO) == bytes([PROTOCOL])
-        return Address(device, packed, length), Entry(ours, has_prefix_route=not flags & _IFA_F_NOPREFIXROUTE)
+        protocol = values.get(_IFA_PROTO, bytes(1))[0]
+        entry = Entry(
+            protocol == PROTOCOL,
+            has_prefix_route=not flags & _IFA_F_NOPREFIXROUTE,
+            permanent=protocol not in _IFAPROT_KERNEL,
+        )
+        return Address(device, packed, length), entry
 
     def _read_route(self, data: bytes) -> tuple[Prefix, Entry] | None:
         family, length, _, _, table, protocol, _, _, flags = _RTMSG.unpack_from(data)

@@ -3,8 +3,8 @@
 
 Nothing is looked up before it is written.  What is new is written so that the kernel
 refuses it where something is there already; only then it is read what that is: ours
-from an earlier try is left or replaced, a neighbour that was merely learned is
-replaced, what others made stays and is an error.
+from an earlier try is left or replaced, as are a neighbour that was merely learned and an
+address that the kernel gave to itself; what others made stays and is an error.
 """
 
 from __future__ import annotations
@@ -171,7 +171,7 @@ def _instead(table: RouteTable, change: Change, present: Entries) -> list[bytes]
             other
             for other, found in present.items()
             if isinstance(other, Address)
-            and found.ours
+            and (found.ours or not found.permanent)
             and (other.device, other.packed) == (thing.device, thing.packed)
         ]
         doomed = [table.delete_address(other) for other in same if other == thing or len(thing.packed) > 4]

@@ -269,6 +269,18 @@ def test_an_address_of_another_length_takes_the_place_of_the_one_before(driver):
     assert driver.observe() == {new: ""}
 
 
+def test_an_address_that_the_kernel_has_given_itself_is_taken_over(driver):
+    """With less than IPv6 needs (RFC 8200) a device loses all of it, and then begins as the kernel likes."""
+    key = f"{SPACE} address {DEVICE} fe80::48:50ff:fe00:2/64"
+    assert driver.apply(Delta(creates={key: ""})) == {}
+    for mtu in ("1000", "1500"):
+        within(SPACE, "ip", "link", "set", DEVICE, "mtu", mtu)
+    assert key not in driver.observe()
+    assert "fe80::48:50ff:fe00:2" in within(SPACE, "ip", "address")
+    assert driver.apply(Delta(creates={key: ""})) == {}
+    assert driver.observe()[key] == ""
+
+
 def test_what_cannot_be_done_fails_alone_and_says_where(driver):
     bad = {
         f"{SPACE} address nowhere 10.1.0.1/24": "",
