@@ -57,10 +57,12 @@ FAILOVERS = int(os.environ.get("HOSTPLANE_TEST_FAILOVERS", "1"))  # of each kind
 ALL = ("host1", "host2", "host3")
 OTHERS = ("host2", "host3")
 DEATH = 1.0  # seconds that a dead gateway may cost
-# Seconds in which a gateway that hands over loses packets: while two have its MAC address, learning switches of the
-# external network lead to one of them what they do not bring to it.  Mostly it is less than 0.02 s; but those of Open
-# vSwitch that know a flow already learn from it only when they look through all of them, every 0.5 s.
-HANDOVER = 0.6
+# Seconds in which a gateway that hands over may lose packets.  It loses none; but a bridge of Open vSwitch that has
+# dropped what was led to a gateway's old place goes on for a moment when it comes back within 10 s, and machines stall.
+HANDOVER = 0.3
+# Seconds after which two that were active at once have become one: while both have its MAC address, switches outside
+# lead to one of them what they do not bring to it, and those of Open vSwitch learn from what they forward every 0.5 s.
+MERGED = 0.6
 # Seconds in which a gateway has been announced for the last time; upstream asks anew only after eight.
 AGAIN = max(URGENT_REPEATS) + 1
 LATE = 0.5  # seconds that a scheduling hiccup of the machine may delay a reply: late is not lost
@@ -276,5 +278,5 @@ def test_what_two_active_gateways_break_ends_with_the_partition_even_while_the_s
     for stream, report in reports.items():
         last = max((moment - agreed for moment in report.lost), default=0.0)
         print(f"the last that was lost {stream.name} came {last:.2f} s after the end")
-        assert not stream.by_gateway or last < HANDOVER, (stream.name, report.losses_by_second())
+        assert not stream.by_gateway or last < MERGED, (stream.name, report.losses_by_second())
     assert_others_lost_nothing(reports)
