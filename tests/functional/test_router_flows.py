@@ -2,7 +2,7 @@
 """What goes on through routers while floating IPs, routes and interfaces come, go and stand for others.
 
 host1 has the gateways, host2 instances only.  ``c`` is a centralised router, ``d`` a
-distributed one with the same subnet.
+distributed one with the same subnet, and so is ``e``, which goes in the end.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ import pytest
 from scapy.layers.inet import IP
 from scapy.layers.l2 import Ether
 
-from agent.store.document import FloatingIpFields, HostRoute, RouterFields
+from agent.store.document import FixedIpRequest, FloatingIpFields, HostRoute, RouterFields
 from tests.functional.lab import HERE, EchoStream, Lab, eventually
-from tests.functional.router_tools import move, new_router_lab, wait_gateway
+from tests.functional.router_tools import move, namespace_of, new_router_lab, wait_gateway
 
 pytestmark = pytest.mark.alone
 
@@ -30,14 +30,18 @@ networks:
   public: {type: flat, physnet: external, external: true}
   cb: {type: vxlan}
   db: {type: vxlan}
+  eb: {type: vxlan}
 subnets:
   public4: {network: public, cidr: 203.0.113.0/24, gateway: 203.0.113.1, dhcp: false}
   cb4: {network: cb, cidr: 10.0.0.0/24, dhcp: false}
   db4: {network: db, cidr: 10.0.0.0/24, dhcp: false}
+  eb4: {network: eb, cidr: 10.0.0.0/24, dhcp: false}
 routers:
   c: {gateway: {network: public, hosts: [host1], fixed_ips: [203.0.113.2]}, interfaces: [cb4]}
   d: {distributed: true, gateway: {network: public, hosts: [host1], fixed_ips: [203.0.113.3]}, interfaces: [db4]}
+  e: {gateway: {network: public, hosts: [host1], fixed_ips: [203.0.113.4]}, interfaces: [eb4]}
 ports:
+  e1: {network: eb, host: host1, fixed_ips: [10.0.0.32]}
   c1: {network: cb, host: host1, fixed_ips: [10.0.0.11], allowed_address_pairs: [10.9.0.1]}
   c2: {network: cb, host: host2, fixed_ips: [10.0.0.12]}
   cf: {network: cb, host: host2, fixed_ips: [10.0.0.22]}
@@ -166,8 +170,14 @@ def flows(lab: Lab, router: str) -> Iterator[Flows]:
 
 @pytest.fixture
 def unchanged(lab: Lab, router: str) -> Iterator[None]:
-    """Streams that nothing of a test concerns: they lose nothing."""
-    ways = (("upstream", SENDERS[router][f"{router}f"]), (f"{router}n", "198.51.100.1"))
+    """Streams that nothing of a test concerns."""
+    with losing_nothing(lab, ("upstream", SENDERS[router][f"{router}f"]), (f"{router}n", "198.51.100.1")):
+        yield
+
+
+@contextlib.contextmanager
+def losing_nothing(lab: Lab, *ways: tuple[str, str]) -> Iterator[None]:
+    """Send echo requests meanwhile, from somewhere to an address each, none of which may be lost."""
     streams = [EchoStream(lab, source, address, 200) for source, address in ways]
     for stream in streams:
         stream.wait_flowing()
@@ -228,6 +238,25 @@ def test_what_went_by_a_route_leaves_translated_when_that_goes_and_comes_back_as
             later = frames.until(lambda frame: bool(sources([frame])) and next(count) > MANY)
         assert set(sources(later)) == {inner}
     lab.applied(lab.writer.set_router(router, RouterFields(routes=())))
+
+
+def test_a_router_that_goes_takes_along_what_it_has_and_no_more(lab: Lab) -> None:
+    """Others have the same addresses; what comes under its name begins anew.
+
+    The streams stay on the host: whenever a link comes or goes the switch looks for the ways of its tunnels again.
+    """
+    space = namespace_of(lab, "e")
+    before = lab.writer.get_router("e")
+    lab.assert_connection("e1", "198.51.100.1")
+    with losing_nothing(lab, *(("upstream", address) for address in FLOATING.values())):
+        lab.applied(lab.writer.delete_router("e"))
+    assert space not in lab.output("host1", "ip", "netns")
+    lab.assert_no_connection("e1", "198.51.100.1")
+    fields = RouterFields("public", (FixedIpRequest("203.0.113.4"),), ("host1",), (FixedIpRequest(subnet="eb4"),))
+    lab.writer.create_router("e", fields, router_id=before.id)
+    lab.output("e1", "ip", "neighbor", "flush", "dev", "eth0")  # its interface has another MAC address now
+    lab.assert_connection("e1", "198.51.100.1")
+    assert namespace_of(lab, "e") == space
 
 
 @ROUTERS
