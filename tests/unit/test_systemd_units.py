@@ -128,12 +128,17 @@ def test_modules_and_settings_are_installed_where_they_are_read_at_boot(tmp_path
     settings = [
         line for line in (tmp_path / "etc/sysctl.d/60-hostplane.conf").read_text().splitlines() if line[0] != "#"
     ]
-    assert {line.partition(" = ")[0].removeprefix("-net.bridge.bridge-nf-"): line[-1] for line in settings} == {
+    values = {name: value for name, _, value in (line.partition(" = ") for line in settings)}
+    assert {name.removeprefix("-net.bridge.bridge-nf-"): values[name] for name in values if name[0] == "-"} == {
         "call-iptables": "1",
         "call-ip6tables": "1",
         "filter-vlan-tagged": "0",
         "filter-pppoe-tagged": "0",
     }
+    for version in ("ipv4", "ipv6"):  # what an instance can have its router ask for in 3 s must not fill the table
+        first, second, third = (int(values[f"net.{version}.neigh.default.gc_thresh{number}"]) for number in (1, 2, 3))
+        assert first < second < third
+        assert third >= 1 << 18
 
 
 def test_what_filters_need_is_not_refused_by_the_unit():
