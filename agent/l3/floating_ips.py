@@ -54,7 +54,7 @@ def plan_floating_ips(
     """
 
     def update(last: FloatingIps | None) -> FloatingIps:
-        old = last.parts if last is not None and last.local is local else {}
+        old = last.parts if last is not None and last.local.translates_like(local) else {}
         parts: dict[FloatingIpId, tuple[FloatingIp, HostName | None, Group]] = {}
         for floating_id, floating in wanted.items():
             host = floating_host(floating, local.place, outside)

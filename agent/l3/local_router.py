@@ -151,6 +151,15 @@ class LocalRouter:
         """The host that still gets what comes for the gateway's own IPv4 address: it knows the connections."""
         return self.away.name if self.away is not None and self.speaking else None
 
+    def translates_like(self, other: LocalRouter) -> bool:
+        """Tell whether floating IPs and port forwardings are planned alike for both: it is the same router here.
+
+        A gateway that is handed over changes three times what it does with its own MAC address.
+        """
+        same = self.place is other.place and self.legs == other.legs and self.gateway is other.gateway
+        own_mac = self.place.everywhere
+        return same and self.active is other.active and (not own_mac or self.passing is other.passing)
+
     @property
     def outside_leg(self) -> Leg | None:
         """The gateway's leg, None where the router has none in its namespace here."""

@@ -40,7 +40,7 @@ def plan_forwardings(
     outside = leg
 
     def update(last: Forwardings | None) -> Forwardings:
-        old = last.parts if last is not None and last.local is local else {}
+        old = last.parts if last is not None and last.local.translates_like(local) else {}
         parts: dict[PortForwardingId, tuple[PortForwarding, Group]] = {}
         problems = []
         for forwarding_id, forwarding in wanted.items():
@@ -61,7 +61,7 @@ def plan_forwardings(
             if local.speaking:
                 repeated = outside.segment.network.type.is_physical
                 voices[group_id] = Voice(outside.outer, outside.mac, (address,), repeated, urgent=False)
-            known = last.groups.get(group_id) if last is not None and last.local is local else None
+            known = last.groups.get(group_id) if last is not None and last.local.translates_like(local) else None
             groups[group_id] = known or _plan_address(group_id, local, outside, address)
         return Forwardings(local, parts, groups, voices, tuple(problems))
 

@@ -126,7 +126,8 @@ class RouterWorld(World):
         router_id = RouterId(router)
         one, none = frozenset((router_id,)), frozenset[RouterId]()
         hosts = {**self.gateways.hosts, router_id: HostName(host)}
-        self.gateways = GatewayState(hosts, one, passing=one, silent=none if announced else one)
+        active = self.gateways.active | one
+        self.gateways = GatewayState(hosts, active, passing=one, silent=none if announced else one)
 
     def snapshot(self) -> HostSnapshot:
         """Return the store's side."""

@@ -409,6 +409,15 @@ class TestCost:
 
         assert self.changed(world, change) == ({"floating_ip:new"}, 1)
 
+    def test_a_gateway_that_is_handed_over_costs_no_floating_ip(self, world):
+        def change(snapshot):
+            world.hand_over("r7", "there")
+            return snapshot
+
+        groups, _ = self.changed(world, change)
+        assert groups
+        assert not [key for key in groups if not key.startswith("router:r7")]
+
     def test_one_more_neighbor_costs_one_group_in_the_router(self, world):
         def change(snapshot):
             old = snapshot.endpoints["r7"]
