@@ -60,9 +60,8 @@
  * Changes
  * -------
  *
- * Leaves never change.  An insertion writes new ones beside the old (in the first tree
- * where that is a matter of a few) and replaces the references, each
- * by one atomic store.  A leaf that grows too large is cut.  A rule that fits into
+ * Leaves never change.  An insertion writes new ones beside the old, in the tree
+ * where these are fewest, and replaces the references, each by one atomic store.  A leaf that grows too large is cut.  A rule that fits into
  * no tree goes into a new one.  A deletion only takes back the rule's
  * generation: copies in leaves carry the one they were made with and count only
  * if it is (one of the two that are) valid.  A modification writes the new

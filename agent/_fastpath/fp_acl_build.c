@@ -269,6 +269,9 @@ static const struct fp_acl_plan fp_small_plans[] = {
 };
 static const struct fp_acl_plan fp_large_plans[] = {{16, 16, 16, 1, 1}, {4, 8, 16, 1, 1}};
 
+/* For sets that change: a rule is in few leaves, so that it can be put there one by one. */
+static const struct fp_acl_plan fp_lean_plans[] = {{4, 8, 12, 1, 1}};
+
 #define LARGE 20000u /* rules from which on not every way is tried */
 #define GOAL_UNITS(count) (((count) * 27ull + (1u << 19)) / FP_ACL_UNIT) /* 5 bytes of the 32 are elsewhere */
 
@@ -285,31 +288,44 @@ static void fp_build_by(struct fp_acl_builder *builder, const struct fp_acl_plan
     fp_build_trees(builder, list, count, list + count);
 }
 
-/* Try all plans; build by the best; NO_MEMORY if there is none. */
-static enum fp_acl_error fp_build_best(struct fp_acl_builder *builder, uint32_t *list, uint32_t count)
+struct fp_plans {
+    const struct fp_acl_plan *plan;
+    size_t count;
+};
+
+static struct fp_plans fp_plans_for(uint32_t count, int lean)
 {
-    const struct fp_acl_plan *plans = count < LARGE ? fp_small_plans : fp_large_plans;
-    size_t number = count < LARGE ? sizeof fp_small_plans / sizeof *plans : sizeof fp_large_plans / sizeof *plans;
+    if (lean)
+        return (struct fp_plans){fp_lean_plans, sizeof fp_lean_plans / sizeof *fp_lean_plans};
+    if (count < LARGE)
+        return (struct fp_plans){fp_small_plans, sizeof fp_small_plans / sizeof *fp_small_plans};
+    return (struct fp_plans){fp_large_plans, sizeof fp_large_plans / sizeof *fp_large_plans};
+}
+
+/* Try all plans; build by the best. */
+static enum fp_acl_error fp_build_best(struct fp_acl_builder *builder, uint32_t *list, uint32_t count, int lean)
+{
+    struct fp_plans plans = fp_plans_for(count, lean);
     const struct fp_acl_plan *best = NULL;
     uint32_t top = builder->image->top;
     double best_cost = 0;
 
     builder->unit_limit = top + (uint32_t)GOAL_UNITS(count);
-    for (size_t i = 0; i < number; i++) {
+    for (size_t i = 0; i < plans.count; i++) {
         double cost;
 
-        fp_build_by(builder, &plans[i], list, count, top);
+        fp_build_by(builder, &plans.plan[i], list, count, top);
         if (builder->failed)
             continue;
         cost = fp_walk_cost(builder->image, builder->items, count);
         if (!best || cost < best_cost) {
-            best = &plans[i];
+            best = &plans.plan[i];
             best_cost = cost;
         }
     }
     if (!best) {
         builder->unit_limit = FP_ACL_MAX_UNITS; /* rules that are mostly conditions, or cannot be cut */
-        best = &fp_small_plans[number == 2 ? 5 : 4];
+        best = fp_lean_plans;
     }
     if (builder->plan != best || builder->failed || builder->unit_limit == FP_ACL_MAX_UNITS) {
         fp_build_by(builder, best, list, count, top);
@@ -320,7 +336,8 @@ static enum fp_acl_error fp_build_best(struct fp_acl_builder *builder, uint32_t 
     return FP_ACL_OK;
 }
 
-enum fp_acl_error fp_acl_build(struct fp_acl_image *image, const struct fp_acl_item *items, uint32_t count)
+enum fp_acl_error fp_acl_build(struct fp_acl_image *image, const struct fp_acl_item *items, uint32_t count,
+                               int lean)
 {
     struct fp_acl_builder *builder = malloc(sizeof *builder);
     uint32_t *list = malloc((2 * (size_t)count + 1) * sizeof *list);
@@ -331,7 +348,7 @@ enum fp_acl_error fp_acl_build(struct fp_acl_image *image, const struct fp_acl_i
         builder->image = image;
         builder->items = items;
         builder->kicked = kicked;
-        error = count ? fp_build_best(builder, list, count) : FP_ACL_OK;
+        error = count ? fp_build_best(builder, list, count, lean) : FP_ACL_OK;
         image->copies = count ? builder->copies : 0;
         image->compiled_trees = image->tree_count;
         image->compiled_top = image->top;

@@ -53,9 +53,9 @@ static void fp_swap(struct fp_acl *acl, struct fp_acl_image *image)
 }
 
 static enum fp_acl_error fp_build_and_swap(struct fp_acl *acl, struct fp_acl_image *image,
-                                           const struct fp_acl_item *items)
+                                           const struct fp_acl_item *items, int lean)
 {
-    enum fp_acl_error error = fp_acl_build(image, items, image->rules);
+    enum fp_acl_error error = fp_acl_build(image, items, image->rules, lean);
 
     if (error)
         fp_acl_free_image(image);
@@ -115,7 +115,7 @@ static enum fp_acl_error fp_compile(struct fp_acl *acl, const struct fp_acl_rule
             image = NULL;
         }
     }
-    return image ? fp_build_and_swap(acl, image, items) : FP_ACL_NO_MEMORY;
+    return image ? fp_build_and_swap(acl, image, items, 0) : FP_ACL_NO_MEMORY;
 }
 
 enum fp_acl_error fp_acl_compile(struct fp_acl *acl, const struct fp_acl_rule *rules, size_t count, size_t *bad)
@@ -155,7 +155,7 @@ enum fp_acl_error fp_acl_compile_again(struct fp_acl *acl)
             break;
     }
     if (image && items && i == old->rules)
-        error = fp_build_and_swap(acl, image, items);
+        error = fp_build_and_swap(acl, image, items, 1);
     else
         fp_acl_free_image(image);
     free(items);

@@ -136,7 +136,8 @@ static inline uint32_t fp_acl_cover(const struct fp_acl_item *item, const struct
 
 /* fp_acl_build.c */
 uint32_t fp_acl_build_node(struct fp_acl_builder *builder, const uint32_t *list, uint32_t count, uint32_t depth);
-enum fp_acl_error fp_acl_build(struct fp_acl_image *image, const struct fp_acl_item *items, uint32_t count);
+/* "lean": for many changes rather than for many lookups. */
+enum fp_acl_error fp_acl_build(struct fp_acl_image *image, const struct fp_acl_item *items, uint32_t count, int lean);
 
 /* fp_acl_insert.c */
 int fp_acl_place(struct fp_acl *acl, const struct fp_acl_item *item);
