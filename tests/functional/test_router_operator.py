@@ -247,6 +247,10 @@ ports: {NET1: {network: NET, host: host1, fixed_ips: [10.0.0.11]}}
 """
 
 
+PATIENCE = 5  # seconds: an answer may be late, but what asks for it is sent once
+ASK_AGAIN_AFTER = "for each in /proc/sys/net/ipv4/neigh/*/retrans_time_ms; do echo {}000 > $each; done"
+
+
 @pytest.mark.parametrize("distributed", [False, True], ids=["centralised", "distributed"])
 def test_who_has_waited_for_a_router_and_a_floating_ip_is_answered_at_once(lab: Lab, distributed: bool) -> None:
     net = "fd" if distributed else "fc"
@@ -260,10 +264,13 @@ def test_who_has_waited_for_a_router_and_a_floating_ip_is_answered_at_once(lab: 
         interfaces=(FixedIpRequest(subnet=f"{net}4"),),
         distributed=distributed,
     )
+    for place in (f"{net}1", "upstream"):
+        lab.output(place, "sh", "-ec", ASK_AGAIN_AFTER.format(2 * PATIENCE))
     lab.ready(lab.writer.create_router(net, fields))
-    assert lab.ping(f"{net}1", "198.51.100.1")
+    assert lab.ping(f"{net}1", "198.51.100.1", wait=PATIENCE)
     lab.ready(lab.writer.create_floating_ip(address, FloatingIpFields(port=f"{net}1")))
-    assert lab.ping("upstream", address)
+    assert lab.ping("upstream", address, wait=PATIENCE)
+    lab.output("upstream", "sh", "-ec", ASK_AGAIN_AFTER.format(1))
     lab.ready(lab.writer.delete_floating_ip(address))
     lab.ready(lab.writer.delete_router(net))
 
