@@ -8,9 +8,9 @@ Counted from when each host hears of it, the hosts do this:
 at once   The next one opens.  Both of them are *passing*: on physical networks
           they send under another MAC address than the router's, so that
           switches go on leading that to the one before.
-ANNOUNCE  The next one announces itself: now they lead it there.  What is for the
-          gateway's own IPv4 address it passes back to the one before, which
-          knows the connections that SNAT made.
+ANNOUNCE  The next one announces itself: now they lead it there.  The IPv4 that
+          comes from outside it passes back to the one before, which knows the
+          connections that SNAT made.
 SETTLE    All others send to the next one; the one before closes LINGER later.
 ARRIVE    It is passing no more, and its own host's instances use it.
 ========  =====================================================================

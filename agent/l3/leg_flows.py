@@ -87,20 +87,22 @@ def add_passing(flows: dict[str, str], leg: Leg, ofport: int, mac: str) -> None:
 
 
 def add_way_back(flows: dict[str, str], leg: Leg, mac: str, host: HostName) -> None:
-    """Pass what comes from outside for a gateway's own IPv4 address on to *host*, which knows its connections.
+    """Pass the IPv4 that comes from outside on to *host*, which knows the connections of the gateway's own address.
 
-    It goes back under *mac* to the switch that it came from, which learns nothing new of who has sent it.
+    It goes back under *mac* to the switch that it came from, which learns nothing new of who has sent it.  What is for
+    floating IPs goes along, though it need not: a match on the destination would give the cached flows of one MAC
+    address two masks, those that the bridge outside drops another than those that come here.  Of flows that overlap
+    Open vSwitch 3.1 (userspace datapath) changes the wrong one, and goes on dropping what it counts as delivered.
     """
     if leg.segment.uplink is None:
         return
     vid = leg.segment.network.segmentation_id or 0
     tag = openflow.push_vlan(vid) if leg.segment.network.type is NetworkType.VLAN else ()
     target = openflow.set_field(naming.host_mac(host, leg.interface.port), "eth_dst")
-    for address in leg.addresses:
-        if not address.is_ipv6:
-            text = match("ip", reg0=1, metadata=leg.segment.number, dl_dst=leg.mac, nw_dst=address.address)
-            under = openflow.set_field(mac, "eth_src")
-            add(flows, Table.LOCAL, PASSED_BACK, text, target, under, *tag, openflow.IN_PORT)
+    if leg.has_family(ipv6=False):
+        text = match("ip", reg0=1, metadata=leg.segment.number, dl_dst=leg.mac)
+        under = openflow.set_field(mac, "eth_src")
+        add(flows, Table.LOCAL, PASSED_BACK, text, target, under, *tag, openflow.IN_PORT)
 
 
 def add_delivery(flows: dict[str, str], leg: Leg, ofport: int, *, hears_itself: bool) -> None:

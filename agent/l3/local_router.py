@@ -148,7 +148,7 @@ class LocalRouter:
 
     @property
     def passes_back(self) -> HostName | None:
-        """The host that still gets what comes for the gateway's own IPv4 address: it knows the connections."""
+        """The host that still gets the IPv4 that comes from outside: it knows the connections."""
         return self.away.name if self.away is not None and self.speaking else None
 
     def translates_like(self, other: LocalRouter) -> bool:

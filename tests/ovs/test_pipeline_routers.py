@@ -206,9 +206,8 @@ class TestHandingOver:
         assert (lab.final("dl_src"), lab.final("arp_sha")) == (PASSING, G)
 
     @pytest.mark.parametrize("announced", [False, True])
-    def test_what_comes_for_a_floating_ip_is_taken_all_the_time(self, switch, announced):
+    def test_what_other_hosts_send_is_taken_all_the_time(self, switch, announced):
         lab = handing_over(switch, "there", announced=announced)
-        assert lab.send(OUTSIDE, ping(UPSTREAM, G, INTERNET, "203.0.113.21")) == {AT_PUBLIC}
         assert lab.send(FROM_THERE, ping(11, R_BLUE, "10.0.0.21", INTERNET)) == {AT_BLUE}
 
     @pytest.mark.parametrize("distributed", [False, True])
@@ -227,17 +226,19 @@ class TestHandingOver:
         assert lab.send(PUBLIC, out_of(G, UPSTREAM, "203.0.113.21", INTERNET)) == {"world"}
         assert lab.final("dl_src") == FLOATING  # that of an instance here stays here
 
-    def test_what_comes_for_the_gateway_itself_goes_back_to_who_knows_the_connections(self, switch):
+    @pytest.mark.parametrize("address", ["203.0.113.10", "203.0.113.21"], ids=["gateway", "floating"])
+    def test_what_comes_from_outside_goes_back_to_who_knows_the_connections(self, switch, address):
         lab = handing_over(switch, "there")
-        assert lab.send(OUTSIDE, ping(UPSTREAM, G, INTERNET, "203.0.113.10")) == {"world"}
+        assert lab.send(OUTSIDE, ping(UPSTREAM, G, INTERNET, address)) == {"world"}
         assert (lab.final("dl_src"), lab.final("dl_dst")) == (PASSING, host_mac("there", "edge-public"))
         lab = handing_over(switch, "here")
-        assert lab.send(OUTSIDE, ping(UPSTREAM, PASSING, INTERNET, "203.0.113.10")) == {AT_PUBLIC}
+        assert lab.send(OUTSIDE, ping(UPSTREAM, PASSING, INTERNET, address)) == {AT_PUBLIC}
         assert lab.final("dl_dst") == G
 
-    def test_who_is_not_led_to_yet_passes_nothing_back(self, switch):
+    @pytest.mark.parametrize("address", ["203.0.113.10", "203.0.113.21"], ids=["gateway", "floating"])
+    def test_who_is_not_led_to_yet_passes_nothing_back(self, switch, address):
         lab = handing_over(switch, "there", announced=False)
-        assert lab.send(OUTSIDE, ping(UPSTREAM, G, INTERNET, "203.0.113.10")) == {AT_PUBLIC}
+        assert lab.send(OUTSIDE, ping(UPSTREAM, G, INTERNET, address)) == {AT_PUBLIC}
 
     @pytest.mark.parametrize("host", ["here", "there"])
     @pytest.mark.parametrize("distributed", [False, True])
