@@ -37,7 +37,7 @@ class RouterRepair:
         self._drivers = {driver.name: driver for driver in drivers if driver.name in (*_DEVICES, *_RULES)}
         self._wake = wake
         self._heard: queue.SimpleQueue[Changed] = queue.SimpleQueue()
-        self._watch = SpaceWatch(self._note, started, naming.is_router_namespace)
+        self._watch = SpaceWatch(self.hear, started, naming.is_router_namespace)
 
     def start(self) -> None:
         """Begin to watch; on the main thread."""
@@ -46,6 +46,11 @@ class RouterRepair:
     def stop(self) -> None:
         """End watching; on the main thread, after the reconcile thread has ended."""
         self._watch.stop()
+
+    def hear(self, changed: Changed) -> None:
+        """Take note of what was changed; any thread."""
+        self._heard.put(changed)
+        self._wake(SPACES_CHANGED)
 
     def read_back(self, reconciler: Reconciler, everything: ReadBack) -> bool:
         """Read back where something was changed; tell whether something was."""
@@ -61,7 +66,7 @@ class RouterRepair:
         changed = self._take()
         left = Changed(changed.devices - _written(reconciler, _DEVICES), changed.rules - _written(reconciler, _RULES))
         if any(left):
-            self._note(left)
+            self.hear(left)
 
     def _read(self, reconciler: Reconciler, everything: ReadBack, driver: Driver, spaces: Collection[str]) -> None:
         if driver.name == "netns":
@@ -74,11 +79,6 @@ class RouterRepair:
             reconciler.read_back_items(driver, peers.union(keys or ()))
             return
         everything.read_places(reconciler, driver, spaces)
-
-    def _note(self, changed: Changed) -> None:
-        """On the watch's thread, too."""
-        self._heard.put(changed)
-        self._wake(SPACES_CHANGED)
 
     def _take(self) -> Changed:
         found = _NOTHING
