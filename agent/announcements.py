@@ -36,7 +36,7 @@ URGENT_AT_ONCE = 16  # gateways in one step
 PACE = 0.02  # seconds between two steps, at least
 REST = 2.0  # times the seconds that the last step took, at least
 REPEATS = (0.15, 0.5, 2.0)  # seconds after the first, on physical networks
-URGENT_REPEATS = (*REPEATS, 1.0, 5.0)  # seconds after the first, of a gateway
+URGENT_REPEATS = (*REPEATS, 1.0, 3.0, 5.0)  # seconds after the first, of a gateway
 _URGENT, _PHYSICAL, _OTHER = 0, 1, 2
 
 
