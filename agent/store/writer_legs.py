@@ -198,6 +198,8 @@ def _check_routes(session: Session, subject: Subject, router: Row) -> None:
     around = [ipam.network(subnet.cidr) for subnet in subnets(ports).values()]
     for route in sorted(router.routes):
         destination, _, nexthop = route.partition(" ")
+        if any(destination == str(prefix) for prefix in around):
+            raise subject.error(f"routes: {destination} is a subnet of the router itself")
         if nexthop in own:
             raise subject.error(f"routes: next hop {nexthop} of {destination} is an address of the router itself")
         if not any(ipaddress.ip_address(nexthop) in prefix for prefix in around):

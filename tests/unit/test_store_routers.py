@@ -209,6 +209,7 @@ REFUSED: list[tuple[Call, str]] = [
         "router edge: routes: 10.9.0.0/16 by way of 10.0.0.9 is given twice",
     ),
     (setting(routes=(HostRoute("10.9.0.1/16", "10.0.0.9"),)), "router edge: routes: '10.9.0.1/16' is not a prefix"),
+    (setting(routes=(HostRoute("10.0.0.0/24", "10.0.0.9"),)), "router edge: routes: 10.0.0.0/24 is a subnet of the"),
     (
         lambda writer: writer.remove_router_interfaces("edge", ["blue4"]),
         "router edge: routes: next hop 10.0.0.10 of 10.9.0.0/16 is in none of its subnets",
