@@ -24,6 +24,7 @@ _MODULES: Mapping[str, str] = {
     "routers": "bench.routers",
     "routed-path": "bench.routed_path",
     "fastpath": "bench.fastpath",
+    "classifier": "bench.classifier",
 }
 
 
