@@ -208,25 +208,29 @@ def _legs(local: LocalRouter) -> tuple[Leg, ...]:
 
 
 def _voices(local: LocalRouter, spoken: Mapping[ObjectId, Voice], claim: int) -> Mapping[ObjectId, Voice]:
-    """Return what a router speaks for here: its gateway, and its interfaces where switches learn places."""
-    # What a distributed router's advertisements say is not what it has on a physical network: see ``leg_flows``.
-    only_ipv4 = local.place.everywhere
-    own = {
-        router_groups.interface_id(local, leg): Voice(
-            leg.outer,
-            leg.mac,
-            tuple(a.address for a in leg.addresses if leg.is_gateway or not (only_ipv4 and a.is_ipv6)),
-            repeated=leg.segment.network.type.is_physical,
-            urgent=True,
-            claim=claim,
-        )
-        for leg in (_legs(local) if local.speaking else ())
-        if leg.is_gateway or leg.segment.network.type.is_physical
-    }
-    if not own:
+    """Return what a router speaks for here: its gateway, its interfaces, and *spoken*, its floating IPs.
+
+    Interfaces on tunnel networks are heard of once and after all others: nobody learns places
+    there, but instances may know the address from a router before this one.  A leg that the
+    switch has not numbered yet has no voice, nor have floating IPs behind it.
+    """
+    numbered = [leg for leg in _legs(local) if leg.ofport is not None]
+    if local.outside_leg not in numbered:
+        spoken = _SILENT
+    if not local.speaking:
         return spoken
+    own = {router_groups.interface_id(local, leg): _voice(local, leg, claim) for leg in numbered}
     # What is not urgent has the gateway's MAC address, or does not move with it.
     return own | {what: replace(voice, claim=claim) if voice.urgent else voice for what, voice in spoken.items()}
+
+
+def _voice(local: LocalRouter, leg: Leg, claim: int) -> Voice:
+    physical = leg.segment.network.type.is_physical
+    urgent = leg.is_gateway or physical
+    # What a distributed router's advertisements say is not what it has on a physical network: see ``leg_flows``.
+    only_ipv4 = local.place.everywhere and physical and not leg.is_gateway
+    addresses = tuple(a.address for a in leg.addresses if not (only_ipv4 and a.is_ipv6))
+    return Voice(leg.outer, leg.mac, addresses, repeated=physical, urgent=urgent, claim=claim if urgent else 0)
 
 
 def _problems(local: LocalRouter) -> list[Problem]:

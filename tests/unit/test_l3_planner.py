@@ -439,7 +439,8 @@ class TestVoices:
     def test_the_gateway_and_floating_ips_speak_where_they_are_active(self):
         voices = edge_world(distributed=False).plan().voices[EDGE]
         assert voices[ObjectId("router:edge/gateway")].addresses == ("203.0.113.10", "2001:db8:ff::10")
-        assert {voice.mac for voice in voices.values()} == {leg_mac(3)}
+        outside = [voice for what, voice in voices.items() if "/interface/" not in what]
+        assert {voice.mac for voice in outside} == {leg_mac(3)}
         assert "router:edge/address/203.0.113.40" in voices
         assert not edge_world(distributed=False, active="there").plan().voices[EDGE]
 
@@ -454,7 +455,24 @@ class TestVoices:
         assert {voice.claim for voice in again} == {2}
         # Floating IPs that leave from here whoever has the gateway.
         elsewhere = {"fa:16:3e:ff:ff:01", "fa:16:3e:ff:ff:03"} if distributed else set()
+        elsewhere |= {leg_mac(1), leg_mac(2)}  # interfaces on tunnel networks
         assert {voice.mac for voice in again} == {voice.mac for voice in told[0].values()} - elsewhere
+
+    def test_nothing_speaks_through_a_leg_without_a_number(self):
+        world = edge_world(distributed=True)
+        before = set(world.plan().voices[EDGE])
+        world.ofports = {name: number for name, number in world.ofports.items() if number != 2001}
+        assert before - set(world.plan().voices[EDGE]) == {"router:edge/interface/edge-blue"}
+        world.ofports = {name: number for name, number in world.ofports.items() if number != 2003}
+        assert set(world.plan().voices[EDGE]) == {"router:edge/interface/edge-red"}
+
+    @pytest.mark.parametrize("distributed", [False, True])
+    def test_instances_behind_tunnels_hear_of_interfaces_once_and_after_all_others(self, distributed):
+        voices = edge_world(distributed=distributed).plan().voices[EDGE]
+        inside = {voice.mac: voice for what, voice in voices.items() if "/interface/" in what}
+        assert set(inside) == {leg_mac(1), leg_mac(2)}
+        assert inside[leg_mac(1)].addresses == ("10.0.0.1", "fd00:1::1")
+        assert not any(voice.urgent or voice.repeated for voice in inside.values())
 
     def test_floating_ips_of_a_distributed_router_speak_under_their_own_mac_addresses(self):
         voices = edge_world(distributed=True, active="there").plan().voices[EDGE]
