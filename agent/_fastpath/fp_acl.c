@@ -92,6 +92,7 @@ static struct fp_acl_view fp_begin(struct fp_acl *acl, uint32_t reader)
         .trees = image->trees,
         .tree_count = __atomic_load_n(&image->tree_count, __ATOMIC_ACQUIRE),
         .prefetch = image->compiled_top > PREFETCH_FROM,
+        .plain = !__atomic_load_n(&image->altered, __ATOMIC_SEQ_CST),
     };
 }
 

@@ -264,8 +264,8 @@ static double fp_walk_cost(struct fp_acl_image *image, const struct fp_acl_item 
 }
 
 static const struct fp_acl_plan fp_small_plans[] = {
-    {256, 8, 12, 1, 1}, {256, 16, 12, 8, 0.3}, {64, 8, 12, 8, 0.5}, {16, 8, 12, 2, 1}, {8, 8, 12, 1, 1},
-    {4, 8, 12, 1, 1},
+    {256, 8, 12, 1, 1}, {256, 16, 12, 8, 0.3}, {64, 8, 14, 16, 0.2}, {64, 8, 12, 8, 0.5},
+    {32, 16, 14, 8, 0.3}, {16, 8, 12, 2, 1}, {8, 8, 14, 8, 0.5}, {4, 8, 12, 1, 1},
 };
 static const struct fp_acl_plan fp_large_plans[] = {{16, 16, 16, 1, 1}, {4, 8, 16, 1, 1}};
 

@@ -21,6 +21,13 @@ static void fp_set_valid(struct fp_acl_image *image, uint32_t id, uint32_t gener
     __atomic_store_n(&image->valid[id], (uint16_t)generations, __ATOMIC_RELEASE);
 }
 
+/* Let lookups that begin now ask for generations.  Those that go on without are of
+ * before this change: they find the old rule, or the new one, or both. */
+static void fp_alter(struct fp_acl_image *image)
+{
+    __atomic_store_n(&image->altered, 1, __ATOMIC_SEQ_CST);
+}
+
 /* Give an item its conditions' memory in the image; 0 if there is no room. */
 static int fp_store_conditions(struct fp_acl_image *image, struct fp_acl_item *item,
                                const struct fp_acl_conditions *rest)
@@ -201,7 +208,10 @@ static enum fp_acl_error fp_write(struct fp_acl *acl, const struct fp_acl_rule *
     item.name = fp_name(rule->id, *generation);
     if (fp_acl_has_conditions(rule) && !fp_store_conditions(acl->image, &item, &rest))
         return FP_ACL_NO_MEMORY;
-    return fp_acl_place(acl, &item) ? FP_ACL_OK : FP_ACL_NO_MEMORY;
+    if (fp_acl_place(acl, &item))
+        return FP_ACL_OK;
+    fp_alter(acl->image);
+    return FP_ACL_NO_MEMORY;
 }
 
 static enum fp_acl_error fp_insert(struct fp_acl *acl, const struct fp_acl_rule *rule)
@@ -227,7 +237,9 @@ static enum fp_acl_error fp_modify(struct fp_acl *acl, const struct fp_acl_rule 
         fp_settle(acl, pending);
     if (acl->image->last[rule->id] == GENERATION_MAX || fp_is_worn(acl->image))
         fp_settle(acl, pending); /* before what is pending is compiled */
+    fp_alter(acl->image);
     error = fp_write(acl, rule, &generation);
+    fp_alter(acl->image); /* it may be another image now */
     if (error)
         return error;
     fp_set_valid(acl->image, rule->id, generation | (uint32_t)acl->image->valid[rule->id] << 8);
@@ -260,6 +272,7 @@ static enum fp_acl_error fp_change(struct fp_acl *acl, const struct fp_acl_chang
         return FP_ACL_ID_UNKNOWN;
     if (change->verb == FP_ACL_MODIFY)
         return fp_modify(acl, rule, pending);
+    fp_alter(acl->image);
     fp_set_valid(acl->image, rule->id, 0);
     acl->image->rules--;
     acl->image->dead++;

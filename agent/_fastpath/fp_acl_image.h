@@ -23,6 +23,8 @@
  *   conditions[n]                                   only with bit 9: unit, or 0
  *
  * Vector code may read past the last rule of a leaf, but never past the pool.
+ * A leaf that may hold copies that do not count is read with care ("plain" is not
+ * set): the first deletion or modification after a compilation says so.
  */
 #ifndef FP_ACL_IMAGE_H
 #define FP_ACL_IMAGE_H
@@ -88,6 +90,7 @@ struct fp_acl_view {
     const struct fp_acl_tree *trees;
     uint32_t tree_count;
     uint32_t prefetch;            /* the image is larger than the first cache */
+    uint32_t plain;               /* whatever is in a leaf is valid */
 };
 
 static inline const uint32_t *fp_acl_at(const uint32_t *pool, uint32_t reference)

@@ -41,6 +41,7 @@ struct fp_acl_image {
     uint32_t rules;
     uint32_t highest;           /* one more than the highest id so far */
     uint32_t dead;              /* deleted since it was compiled */
+    uint32_t altered;           /* there may be copies in leaves that do not count */
     uint32_t added;             /* rules in trees that insertions added */
     uint32_t copies;            /* when compiled */
     uint32_t compiled_top;

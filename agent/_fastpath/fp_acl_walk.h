@@ -96,6 +96,21 @@ fp_acl_read_leaf(const struct fp_acl_view *view, uint32_t reference, const struc
     }
 }
 
+/* The same for a leaf of few rules that all count, without a branch on what is found. */
+FP_ACL_TARGET static inline __attribute__((always_inline)) void
+fp_acl_read_plain_leaf(const struct fp_acl_view *view, uint32_t reference, const struct fp_acl_key *key,
+                       fp_acl_rank *best)
+{
+    const uint32_t *leaf = fp_acl_at(view->pool, reference);
+    uint32_t n = fp_acl_leaf_size(reference);
+    uint32_t found = FP_ACL_COMPARE(leaf, n, 0, key) & ((1u << n) - 1);
+    uint32_t i = found ? (uint32_t)__builtin_ctz(found) : 0;
+    fp_acl_rank rank = (uint64_t)leaf[5 * n + i] << 32 | leaf[6 * n + i];
+
+    rank = found ? rank : 0;
+    *best = rank > *best ? rank : *best;
+}
+
 FP_ACL_TARGET void FP_ACL_WALK(const struct fp_acl_view *view, const struct fp_acl_key *keys, uint32_t count,
                                fp_acl_rank *best)
 {
@@ -106,18 +121,19 @@ FP_ACL_TARGET void FP_ACL_WALK(const struct fp_acl_view *view, const struct fp_a
     for (uint32_t t = 0; t < view->tree_count; t++) {
         fp_acl_enter(&front, view, &view->trees[t], keys, count, best);
         fp_acl_descend(&front, view, keys);
-        if (view->prefetch) {
-            for (uint32_t i = 0; i < front.leaves.count; i++) {
-                const char *leaf = (const char *)fp_acl_at(view->pool, front.reference[front.leaves.key[i]]);
+        for (uint32_t i = 0; view->prefetch && i < front.leaves.count; i++) {
+            const char *leaf = (const char *)fp_acl_at(view->pool, front.reference[front.leaves.key[i]]);
 
-                __builtin_prefetch(leaf + 64);
-                __builtin_prefetch(leaf + 128);
-            }
+            __builtin_prefetch(leaf + 64);
+            __builtin_prefetch(leaf + 128);
         }
         for (uint32_t i = 0; i < front.leaves.count; i++) {
-            uint32_t k = front.leaves.key[i];
+            uint32_t k = front.leaves.key[i], reference = front.reference[k];
 
-            fp_acl_read_leaf(view, front.reference[k], &keys[k], &best[k]);
+            if (view->plain && fp_acl_leaf_size(reference) <= FP_ACL_LANES && !(reference & FP_ACL_LEAF_CONDITIONS))
+                fp_acl_read_plain_leaf(view, reference, &keys[k], &best[k]);
+            else
+                fp_acl_read_leaf(view, reference, &keys[k], &best[k]);
         }
     }
 }
