@@ -46,6 +46,8 @@ CPATH_DOWN: Final = ("cpath_down", "true")
 
 
 Sessions: TypeAlias = Mapping[HostName, BfdSession | None]  # of all peers; None: there is none yet
+# Seconds within which a new session comes up: until then it is sent once a second only (RFC 5880, section 6.8.3).
+NEW: Final = 3.0
 _NEVER: Final = BfdSession(up=True, forwarding=False)  # what stands for a session that was not there before
 
 
@@ -112,6 +114,7 @@ class Gateways:
         self._due: float | None = None
         self._flows_lost = False
         self._heard = False  # somebody, since there has been anybody to hear
+        self._awaited: dict[HostName, float] = {}  # whose new sessions have not come up yet, and until when they may
         self._clock = clock
         self._since: dict[RouterId | HostName, tuple[object, float]] = {}
 
@@ -169,20 +172,24 @@ class Gateways:
         names = self._peers(routers.values(), snapshot)
         sessions = {name: view.sessions.get(naming.peer_port_name(name)) for name in sorted(names)}
         known = {name: session for name, session in sessions.items() if session is not None}
+        awaited = self._await(sessions, view, now)
         heard = any(session.up for session in known.values())
         self._heard = bool(names) and (self._heard or heard)
-        unheard = bool(names) and not heard
+        unheard = bool(names) and not heard and not awaited
         lonely = {id_ for id_, router in routers.items() if unheard and has_witness(self._own, router, names)}
         mine = {id_: router for id_, router in routers.items() if self._own in gateway_order(router)}
         cut_off = not lonely.isdisjoint(mine)
         reason, detail = self._why_not(mine.values(), snapshot, view, known, now, converged=converged, cut_off=cut_off)
         usable = reason in _USABLE
+        expected = known | {
+            name: BfdSession(up=True, forwarding=usable and not snapshot.hosts[name].drain) for name in awaited
+        }
         interval = session_interval(len(names))
         stages: dict[RouterId, Stage] = {}
         self._handovers.begin(routers)
         for id_, router in routers.items():
             alone = id_ in lonely
-            chosen = choose(router, Sight(self._own, known, usable, alone))
+            chosen = choose(router, Sight(self._own, expected, usable, alone))
             forwards = self._forwards(self._handovers.host(id_), reason, known, snapshot) and not alone
             stages[id_] = self._handovers.step(id_, chosen, now, interval / 1000, forwards=forwards, alone=alone)
         if self._handovers.due is not None:
@@ -232,6 +239,25 @@ class Gateways:
             key: before[key] if key in before and before[key][0] == value else (value, now)
             for key, value in values.items()
         }
+
+    def _await(self, sessions: Sessions, view: SwitchView, now: float) -> Collection[HostName]:
+        """Return the hosts whose sessions are so new that their silence means nothing.
+
+        A new router has its gateway at once, on the host that all prefer.  Of a host that is
+        usable itself the same is expected of others: all that are not tell it once they are heard.
+        """
+        for host, session in sessions.items():
+            is_made = naming.peer_port_name(host) in view.ofports
+            if host not in self._report.sessions and session is None and not is_made:
+                self._awaited[host] = now + NEW
+        self._awaited = {
+            host: until
+            for host, until in self._awaited.items()
+            if host in sessions and not _is_up(sessions[host]) and now < until
+        }
+        for until in self._awaited.values():
+            self._wait_until(until)
+        return self._awaited
 
     def _claimed(self, announced: Collection[Router], sessions: Sessions) -> dict[RouterId, int]:
         """Return the claims to the gateways that are *announced* here; those that have just come are new.

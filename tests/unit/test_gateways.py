@@ -28,7 +28,7 @@ from agent.core.model import (
     SubnetId,
     SwitchView,
 )
-from agent.gateways import Gateways, Reason
+from agent.gateways import NEW, Gateways, Reason
 from agent.handover import ANNOUNCE, ARRIVE, LINGER, SETTLE
 from agent.l2.settings import LocalSettings
 from agent.l3.gateways import FAST
@@ -170,18 +170,50 @@ def test_a_gateway_that_was_cut_off_is_held_back_from_when_it_hears_somebody_aga
     assert seen.at(ARRIVED, {G2: FORWARDING, A: FORWARDING}).hosts == {EDGE: G1}
 
 
-def test_a_gateway_whose_sessions_are_new_is_silent_but_not_held_back() -> None:
-    """The first router of a host needs sessions: until there are any, nobody has been lost."""
-    seen = Seen(G1, members=())
+def with_first_router(own: HostName, sessions: Mapping[HostName, BfdSession]) -> tuple[Seen, GatewayState]:
+    """Return a host that has been usable for long when a router first needs sessions."""
+    seen = Seen(own, members=())
     seen.edge = router((G1,))
     seen.settled({})
     seen.edge, seen.members = router(), (A,)
-    for sessions in ({}, {G2: DOWN, A: DOWN}):
-        state = seen.at(1, sessions)
-        assert (state.path_down, state.active) == (False, frozenset())
-        assert seen.gateways.report.why_not == "none of the hosts that it watches has been heard yet"
-    assert seen.at(1, {G2: DOWN, A: FORWARDING}).active == {EDGE}
+    return seen, seen.at(1, sessions)
+
+
+def test_a_new_router_has_its_gateway_at_once_on_the_host_that_all_prefer() -> None:
+    seen, state = with_first_router(G1, {})
+    assert (state.path_down, state.active) == (False, ONE)
+    assert seen.gateways.next_due() == seen.now + NEW
+    for sessions in ({G2: DOWN, A: DOWN}, {G2: FORWARDING, A: DOWN}, {G2: FORWARDING, A: FORWARDING}):
+        assert seen.at(0.5, sessions).active == ONE
+    other, state = with_first_router(G2, {})
+    assert (state.hosts, state.active) == ({EDGE: G1}, NONE)
+    state = other.at(1, {G1: DOWN, A: FORWARDING})
+    assert (state.hosts, state.active) == ({EDGE: G1}, NONE)
+    assert Seen(A).at(0, {}).hosts == {EDGE: G1}
+
+
+def test_a_gateway_that_nobody_has_ever_heard_is_replaced() -> None:
+    seen, _ = with_first_router(G2, {})
+    assert seen.at(NEW, {G1: DOWN, A: FORWARDING}).active == ONE
+    # From when it was made on: one that existed before has been heard, or never will be.
+    second = Seen(G2)
+    second.settled({G1: FORWARDING, A: FORWARDING})
+    assert second.at(1, {G1: DOWN, A: FORWARDING}).active == ONE
+
+
+def test_a_gateway_that_never_hears_anybody_falls_silent_and_is_not_held_back() -> None:
+    seen, _ = with_first_router(G1, {})
+    state = seen.at(NEW, {G2: DOWN, A: DOWN})
+    assert (state.path_down, state.active) == (False, NONE)
+    assert seen.gateways.report.why_not == "none of the hosts that it watches has been heard yet"
+    assert seen.at(1, {G2: DOWN, A: FORWARDING}).active == ONE
     assert not seen.gateways.report.why_not
+
+
+def test_hosts_that_start_together_expect_the_gateway_where_they_all_prefer_it() -> None:
+    """Nobody is usable yet, and nobody has been heard."""
+    assert Seen(G1).at(0, {}).active == ONE
+    assert (Seen(G2).at(0, {}).hosts, Seen(G2).at(0, {}).active) == ({EDGE: G1}, NONE)
 
 
 def test_after_a_start_of_all_hosts_the_gateway_does_not_move_when_they_are_held_back_no_longer() -> None:
