@@ -41,6 +41,7 @@ BATCH = 4096
 SAMPLE_SECONDS = 0.3
 CHECKED = 4_000_000  # comparisons of a header and a rule
 CHANGES = 512  # in one call
+RTE_SECONDS = 120
 RTE_METHODS = ("avx512x16", "avx2", "sse", "neon", "scalar")
 
 _RATE = re.compile(r"([\d.]+) pkt/sec")
@@ -193,15 +194,18 @@ def _write(folder: Path, rule_set: RuleSet) -> _Files:
     return files
 
 
-def _best_method(files: _Files) -> str:
-    """Return the fastest method; those that the processor does not have fail."""
+def _best_method(files: _Files) -> str | None:
+    """Return the fastest method; those that the processor does not have fail.  None if the rules take it too long."""
     rates: dict[str, float] = {}
     for method in RTE_METHODS:
         try:
             rates[method] = _rte(files, method, 1_000_000)
         except (subprocess.CalledProcessError, ValueError):
             continue
-    return max(rates, key=lambda method: rates[method])
+        except subprocess.TimeoutExpired:
+            print(f"dpdk-test-acl does not build these rules in {RTE_SECONDS} s: no floor", file=sys.stderr)
+            return None
+    return max(rates, key=lambda method: rates[method], default=None)
 
 
 def _rte(files: _Files, method: str, headers: int) -> float:
@@ -211,7 +215,11 @@ def _rte(files: _Files, method: str, headers: int) -> float:
         *("-m", "2048", "--", f"--rulesf={files.rules}", f"--tracef={files.trace}", f"--iter={rounds}"),
         *("--rulenum=131072", "--tracenum=131072", "--bldcat=1", "--tracestep=256", f"--alg={method}", "--verbose=0"),
     ]
-    found = _RATE.search(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    found = _RATE.search(_output(command))
     if not found:
         raise ValueError("dpdk-test-acl says no rate")
     return float(found[1])
+
+
+def _output(command: Sequence[str]) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=RTE_SECONDS).stdout
