@@ -76,7 +76,9 @@ def until_answered(place: Lab, asked: Asked, write: Callable[[], Written[object]
         times: Mapping[str, float] = answer_of(process)["times"]
     if missing := [address for address in asked.addresses if address not in times]:
         raise ApplyError(f"{len(missing)} of {len(asked.addresses)} never answered: {', '.join(missing[:5])}")
-    return Moments(begun, moment, max(times.values()), max(applied.result(), moment))
+    seen = max(times.values())
+    # On a busy machine the thread may hear of the commit after what has come of it.
+    return Moments(begun, min(moment, seen), seen, max(applied.result(), moment))
 
 
 @contextlib.contextmanager

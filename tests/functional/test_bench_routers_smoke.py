@@ -41,7 +41,7 @@ def test_times_are_from_the_commit_to_the_answer_of_whom_an_address_stands_for(p
         params = {names[0].replace("-", "_"): number, **kind}
         times = [each for each in published["floating-ips"] if each["params"] == params]
         assert {each["name"] for each in times} == set(names)
-        assert all(0 < each["median"] < 10 for each in times)
+        assert all(0 <= each["median"] < 10 for each in times), times
 
 
 @pytest.mark.parametrize("kind", [{}, {"distributed": 1}], ids=["centralised", "distributed"])
