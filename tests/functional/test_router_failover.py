@@ -7,6 +7,7 @@ host2.  ``c`` is a centralised router, ``d`` a distributed one with the same sub
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -57,9 +58,10 @@ FAILOVERS = int(os.environ.get("HOSTPLANE_TEST_FAILOVERS", "1"))  # of each kind
 ALL = ("host1", "host2", "host3")
 OTHERS = ("host2", "host3")
 DEATH = 1.0  # seconds that a dead gateway may cost
-# Seconds in which a gateway that hands over may lose packets.  It loses none; but a bridge of Open vSwitch that has
-# dropped what was led to a gateway's old place goes on for a moment when it comes back within 10 s, and machines stall.
-HANDOVER = 0.3
+# Seconds in which a gateway that hands over may lose packets.  Mostly it loses none; but a bridge of Open vSwitch that
+# has dropped what was led to a gateway's old place goes on for a moment when it comes back within 10 s, and machines
+# stall: 0.35 s were seen.
+HANDOVER = 0.6
 # Seconds after which two that were active at once have become one: while both have its MAC address, switches outside
 # lead to one of them what they do not bring to it, and those of Open vSwitch learn from what they forward every 0.5 s.
 MERGED = 0.6
@@ -98,6 +100,8 @@ def lab(new_lab: Callable[..., Lab]) -> Lab:
     lab = new_router_lab(new_lab, DOCUMENT)
     for router in ("c", "d"):
         wait_gateway(lab, router, "host1", ALL)
+    for host, peer in itertools.permutations(ALL, 2):  # a gateway is there before anybody could take over
+        eventually(lambda host=host, peer=peer: watched(lab, host, peer) == "forwarding", f"{host} hears {peer}")
     for stream in STREAMS:
         lab.assert_connection(stream.source, stream.address)
     return lab
