@@ -100,8 +100,8 @@ def lab(new_lab: Callable[..., Lab]) -> Lab:
     lab = new_router_lab(new_lab, DOCUMENT)
     for router in ("c", "d"):
         wait_gateway(lab, router, "host1", ALL)
-    for host, peer in itertools.permutations(ALL, 2):  # a gateway is there before anybody could take over
-        eventually(lambda host=host, peer=peer: watched(lab, host, peer) == "forwarding", f"{host} hears {peer}")
+    pairs = list(itertools.permutations(ALL, 2))  # a gateway is there before anybody could take over
+    eventually(lambda: all(watched(lab, *pair) == "forwarding" for pair in pairs), "all hosts hear each other")
     for stream in STREAMS:
         lab.assert_connection(stream.source, stream.address)
     return lab
