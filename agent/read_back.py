@@ -3,14 +3,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from agent.core.errors import AgentError
+from agent.core.items import Link
 from agent.core.places import PlaceIndex
-from agent.core.plan import Driver, Key, PlacedDriver, SlicedDriver
+from agent.core.plan import Driver, ItemRef, Key, PlacedDriver, SlicedDriver
 from agent.core.reconciler import Reconciler
 
 _Step = Callable[[Reconciler], int]  # reads one part; returns how many items have drifted
+
+
+def desired_links(reconciler: Reconciler, keys: Iterable[Key]) -> dict[Key, Link]:
+    """Return those of *keys* of driver ``links`` that are desired."""
+    values = ((key, reconciler.desired.value(ItemRef("links", key))) for key in keys)
+    return {key: value for key, value in values if isinstance(value, Link)}
+
+
+def other_ends(links: Mapping[Key, Link]) -> frozenset[Key]:
+    """Return the keys of the other ends of *links*: what becomes of one becomes of both."""
+    return frozenset(link.peer for link in links.values() if link.peer is not None)
 
 
 class ReadBack:

@@ -12,11 +12,10 @@ from collections.abc import Callable, Collection
 from typing import Final
 
 from agent.core import naming
-from agent.core.items import Link
-from agent.core.plan import Driver, ItemRef
+from agent.core.plan import Driver
 from agent.core.reconciler import Reconciler
 from agent.drivers.space_watch import Changed, SpaceWatch
-from agent.read_back import ReadBack
+from agent.read_back import ReadBack, desired_links, other_ends
 
 SPACES_CHANGED: Final = "spaces"  # what wakes the loop
 _DEVICES: Final = ("netns", "links", "routes")
@@ -74,9 +73,8 @@ class RouterRepair:
             return
         keys = everything.keys_in(reconciler, driver, spaces)
         if driver.name == "links":  # with the ends on the host, which go with those in the namespace
-            links = [reconciler.desired.value(ItemRef(driver.name, key)) for key in keys or ()]
-            peers = {link.peer for link in links if isinstance(link, Link) and link.peer is not None}
-            reconciler.read_back_items(driver, peers.union(keys or ()))
+            ends = other_ends(desired_links(reconciler, keys or ()))
+            reconciler.read_back_items(driver, ends.union(keys or ()))
             return
         everything.read_places(reconciler, driver, spaces)
 

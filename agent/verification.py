@@ -12,12 +12,11 @@ unless it was written itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
-from agent.core.items import Link
-from agent.core.plan import Driver, ItemRef, Key
+from agent.core.plan import Driver, Key
 from agent.core.reconciler import Reconciler
-from agent.read_back import ReadBack
+from agent.read_back import ReadBack, desired_links, other_ends
 
 PATIENCE = 1.0  # seconds that passes may come first
 AT_ONCE = 100  # items that are read back in one part
@@ -88,13 +87,7 @@ class Verification:
 
 def _made_anew(reconciler: Reconciler) -> tuple[frozenset[str], frozenset[Key]]:
     """Return in which namespaces something was made, and the other ends of the devices that were."""
-    links = _links(reconciler, reconciler.written("links"))
-    peers = frozenset(link.peer for link in links.values() if link.peer is not None)
+    links = desired_links(reconciler, reconciler.written("links"))
+    peers = other_ends(links)
     spaces = frozenset(end.rpartition("/")[0] for end in (*links, *peers)) - {""}
     return spaces.union(reconciler.written("netns")), peers
-
-
-def _links(reconciler: Reconciler, keys: Iterable[Key]) -> Mapping[Key, Link]:
-    """Return those of *keys* that are desired."""
-    values = ((key, reconciler.desired.value(ItemRef("links", key))) for key in keys)
-    return {key: value for key, value in values if isinstance(value, Link)}
